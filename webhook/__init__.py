@@ -1,0 +1,1 @@
+"""driftwall: a Kubernetes admission webhook that blocks configuration drift at write time."""

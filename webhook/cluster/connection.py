@@ -1,0 +1,181 @@
+"""The way to the API server: where its address and our identity come from, and one bounded GET."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import urllib3
+from kubernetes.client import ApiClient, Configuration
+from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
+
+from webhook import settings
+from webhook.errors import LookupFailed, SettingsError
+
+# Bytes of one object. etcd takes 1.5 MiB unless told otherwise; people who raise that stay far below this.
+MAX_OBJECT: Final = 8 * 1024 * 1024
+_CHUNK: Final = 64 * 1024  # the deadline is looked at between two chunks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the API server said, whatever the status."""
+
+    status: int
+    body: bytes
+
+
+class Connection(Protocol):
+    """One GET, for whoever reads objects."""
+
+    def get(self, path: str, deadline: float) -> Answer:
+        """The answer to GET ``path``; ``deadline`` is on the clock of :func:`time.monotonic`. Raises LookupFailed."""
+
+
+class Offline:
+    """No way to the API server: whatever needs one fails, and says why and what to do."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def get(self, path: str, deadline: float) -> Answer:  # noqa: ARG002 - that of a Connection
+        """Raise LookupFailed."""
+        raise LookupFailed(
+            f"driftwall has no way to the API server ({self.reason}); start it with {settings.KUBECONFIG.flag} FILE"
+        )
+
+
+class ApiServer:
+    """The API server, as ``load`` configures the client for it.
+
+    ``load`` is called anew once the API server has refused our credentials: they may have been replaced on disk. The
+    token of a pod is read again every minute by the client itself.
+    """
+
+    def __init__(self, load: Callable[[], Configuration]) -> None:
+        self._load = load
+        self._client: ApiClient | None = _client(load())
+
+    def get(self, path: str, deadline: float) -> Answer:
+        """The answer to GET ``path``, at most until ``deadline`` on the clock of :func:`time.monotonic`.
+
+        Raises:
+            LookupFailed: no answer, or not in time, or one of more than MAX_OBJECT bytes.
+        """
+        try:
+            if (client := self._client) is None:
+                client = self._client = _client(self._load())
+            answer = _get(client, path, deadline)
+        except (urllib3.exceptions.TimeoutError, TimeoutError):
+            raise LookupFailed("the API server did not answer in time; try again") from None
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise LookupFailed(f"the API server cannot be reached ({type(error).__name__}); try again") from None
+        except (ConfigException, SettingsError) as error:
+            raise LookupFailed(f"driftwall cannot log in to the API server: {error}") from None
+        if answer.status == 401:
+            self._client = None
+        return answer
+
+
+def connect(kubeconfig: Path | None) -> ApiServer | Offline:
+    """Find the way: ``kubeconfig``, else the pod's own service account, else the user's kubeconfig, else none.
+
+    Raises:
+        SettingsError: ``kubeconfig`` was given and cannot be used.
+    """
+    if kubeconfig is not None:
+        return ApiServer(lambda: _from_file(kubeconfig))
+    reasons = []
+    if os.environ.get("KUBERNETES_SERVICE_HOST"):
+        try:
+            return ApiServer(_in_cluster)
+        except (ConfigException, OSError) as error:
+            reasons.append(f"the pod has no usable service account: {error}")
+    else:
+        reasons.append("it does not run in a cluster")
+    # The same default as kubectl's; the client reads the variable as a list of files.
+    own = os.environ.get("KUBECONFIG")
+    if own or Path("~/.kube/config").expanduser().is_file():
+        try:
+            return ApiServer(lambda: _from_file(None))
+        except SettingsError as error:
+            reasons.append(str(error))
+    else:
+        reasons.append("there is no kubeconfig")
+    return Offline(" and ".join(reasons))
+
+
+def _in_cluster() -> Configuration:
+    configuration = Configuration()
+    load_incluster_config(client_configuration=configuration)
+    return configuration
+
+
+def _from_file(path: Path | None) -> Configuration:
+    """The current context of ``path``, or of the user's own kubeconfig."""
+    configuration = Configuration()
+    named = f"{settings.KUBECONFIG.flag}: {path}" if path else "your own kubeconfig"
+    try:
+        if path:
+            path.read_bytes()  # the client takes a missing file for an empty one
+        # persist_config: driftwall never writes to a person's kubeconfig.
+        load_kube_config(
+            config_file=str(path) if path else None, client_configuration=configuration, persist_config=False
+        )
+    except OSError as error:
+        raise SettingsError(f"{named} cannot be read: {error.strerror}") from error
+    except ConfigException as error:
+        raise SettingsError(f"{named} cannot be used: {error}") from None
+    except Exception as error:  # noqa: BLE001 - it may be any, and may quote the file, in which credentials are
+        raise SettingsError(f"{named} cannot be used: it is no valid kubeconfig ({type(error).__name__})") from None
+    return configuration
+
+
+def _client(configuration: Configuration) -> ApiClient:
+    client = ApiClient(configuration)
+    client.user_agent = f"driftwall/{settings.version()}"
+    return client
+
+
+def _get(client: ApiClient, path: str, deadline: float) -> Answer:
+    # Straight to the client's connection pool, which has its TLS and proxy settings: the generated methods exist for
+    # known kinds alone, and retry on their own.
+    configuration = client.configuration
+    headers = {"accept": "application/json", "user-agent": client.user_agent}
+    for setting in configuration.auth_settings().values():
+        headers[setting["key"]] = setting["value"]
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    response = client.rest_client.pool_manager.request(
+        "GET",
+        configuration.host + path,
+        headers=headers,
+        timeout=urllib3.Timeout(total=left),
+        retries=False,
+        redirect=False,
+        preload_content=False,
+    )
+    try:
+        body = _body(response, deadline)
+    except BaseException:
+        # The rest of the answer is still to come on this connection, so nothing else may use it.
+        response.close()
+        raise
+    response.release_conn()
+    return Answer(status=response.status, body=body)
+
+
+def _body(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+    body = bytearray()
+    for chunk in response.stream(_CHUNK):
+        body += chunk
+        if len(body) > MAX_OBJECT:
+            raise LookupFailed(f"the API server's answer has more than {MAX_OBJECT // 2**20} MiB")
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    return bytes(body)

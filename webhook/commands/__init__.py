@@ -1,0 +1,13 @@
+"""The subcommands of ``driftwall``: parse arguments, call one function, return its exit code.
+
+Each module has ``add_parser(subparsers)``, which registers the command and sets ``run=`` to a function from the parsed
+arguments to the exit code. What such a function raises, :mod:`webhook.cli` turns into a message and an exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]

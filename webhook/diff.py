@@ -1,0 +1,233 @@
+"""The structural difference of two objects.
+
+Maps are compared field by field, keyed lists by key, sets as sets, atomic lists whole. Types are strict: ``1``,
+``1.0``, ``true`` and ``"1"`` differ, and so do null and absent. How a list is keyed is the :class:`Schema`'s word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Final, Protocol, TypeAlias
+
+from webhook.fieldpath import Element, Index, Item, Member, Path, format_path
+from webhook.listkeys import ATOMIC, KEY_DEFAULTS, SET, Schema
+
+
+class _Absent:
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+#: The value of a field that is not there; null is a value of its own.
+ABSENT: Final = _Absent()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """One place that differs. ``old`` or ``new`` is ABSENT where the place was added or removed."""
+
+    path: Path
+    old: Any
+    new: Any
+    schema: Schema
+
+    @property
+    def operation(self) -> str:
+        """``added``, ``removed`` or ``changed``."""
+        if self.old is ABSENT:
+            return "added"
+        return "removed" if self.new is ABSENT else "changed"
+
+    def expand(self) -> Iterator[Change]:
+        """The difference one level down, as if what is absent were an empty container. Nothing for scalars."""
+        if isinstance(self.old, dict) or isinstance(self.new, dict):
+            old = self.old if isinstance(self.old, dict) else {}
+            new = self.new if isinstance(self.new, dict) else {}
+            yield from _fields(old, new, self.path, self.schema)
+        if isinstance(self.old, list) or isinstance(self.new, list):
+            before = self.old if isinstance(self.old, list) else []
+            after = self.new if isinstance(self.new, list) else []
+            places = _places(before, after, self.schema)
+            yield from _positions(before, after, self) if places is None else _items(places, self)
+
+    def __str__(self) -> str:
+        return f"{format_path(self.path)} {self.operation}"
+
+
+def strictly_equal(old: Any, new: Any) -> bool:
+    """Equality of JSON values by type and value."""
+    if old is new:
+        return True
+    if type(old) is not type(new):
+        return False
+    if isinstance(old, dict):
+        if len(old) != len(new):
+            return False
+        return all(key in new and strictly_equal(value, new[key]) for key, value in old.items())
+    if isinstance(old, list):
+        return len(old) == len(new) and all(strictly_equal(a, b) for a, b in zip(old, new, strict=True))
+    return bool(old == new)
+
+
+def diff(old: dict[str, Any], new: dict[str, Any], schema: Schema) -> list[Change]:
+    """Every place where ``new`` differs from ``old``, sorted by path.
+
+    A place that is there on one side alone is one change, whatever is below it; :meth:`Change.expand` goes further.
+    """
+    changes = list(_descend(old, new, (), schema))
+    changes.sort(key=lambda change: format_path(change.path))
+    return changes
+
+
+def _descend(old: dict[str, Any], new: dict[str, Any], path: Path, schema: Schema) -> Iterator[Change]:
+    for change in _fields(old, new, path, schema):
+        yield from _deeper(change)
+
+
+def _deeper(change: Change) -> Iterator[Change]:
+    if isinstance(change.old, dict) and isinstance(change.new, dict):
+        yield from _descend(change.old, change.new, change.path, change.schema)
+    elif isinstance(change.old, list) and isinstance(change.new, list):
+        places = _places(change.old, change.new, change.schema)
+        if places is None:
+            yield change
+        else:
+            for item in _items(places, change):
+                yield from _deeper(item)
+    else:
+        yield change
+
+
+def _fields(old: dict[str, Any], new: dict[str, Any], path: Path, schema: Schema) -> Iterator[Change]:
+    for name, value in old.items():
+        other = new.get(name, ABSENT)
+        if not strictly_equal(value, other):
+            yield Change((*path, name), value, other, schema.field(name))
+    for name, value in new.items():
+        if name not in old:
+            yield Change((*path, name), ABSENT, value, schema.field(name))
+
+
+_Places: TypeAlias = dict[str, tuple[Item | Member, list[Any], list[Any]]]
+
+
+def _places(old: list[Any], new: list[Any], schema: Schema) -> _Places | None:
+    """Old and new items by the identity of their place; None if the list is atomic, or its items fit no other type."""
+    list_type = schema.list_type()
+    if list_type == ATOMIC:
+        return None
+    places: _Places = {}
+    for side, items in ((1, old), (2, new)):
+        for item in items:
+            element = _member(item) if list_type == SET else _item(item, list_type)
+            if element is None:
+                return None
+            # The text of the element tells 1, 1.0, True and "1" apart, which their equality does not.
+            place = places.setdefault(repr(element), (element, [], []))
+            (place[1] if side == 1 else place[2]).append(item)
+    return places
+
+
+def _member(item: Any) -> Member | None:
+    return None if isinstance(item, dict | list) else Member(item)
+
+
+def _item(item: Any, keys: Iterable[str]) -> Item | None:
+    if not isinstance(item, dict):
+        return None
+    values = tuple((key, item.get(key, KEY_DEFAULTS.get(key))) for key in keys)
+    return None if any(isinstance(value, dict | list) for _, value in values) else Item(values)
+
+
+def _items(places: _Places, change: Change) -> Iterator[Change]:
+    inner = change.schema.item()
+    for element, old, new in places.values():
+        # A key may occur twice (ports, env): items that share one are paired in their order.
+        for before, after in zip_longest(old, new, fillvalue=ABSENT):
+            if not strictly_equal(before, after):
+                place = Item(element.keys, (before, after)) if isinstance(element, Item) else element
+                yield Change((*change.path, place), before, after, inner)
+
+
+def _positions(old: list[Any], new: list[Any], change: Change) -> Iterator[Change]:
+    inner = change.schema.item()
+    for position, (before, after) in enumerate(zip_longest(old, new, fillvalue=ABSENT)):
+        if not strictly_equal(before, after):
+            yield Change((*change.path, Index(position, (before, after))), before, after, inner)
+
+
+class Position(Protocol):
+    """A place in a set of protected fields, reached by stepping along a path."""
+
+    @property
+    def covers(self) -> bool:
+        """Whether this place and all below it are in the set."""
+
+    @property
+    def owns_container(self) -> bool:
+        """Whether the container here is in the set, though not all that it holds."""
+
+    def step(self, element: Element) -> Position | None:
+        """The position one element further; None if nothing below it is in the set."""
+
+
+class Union:
+    """What is in any of several sets."""
+
+    __slots__ = ("_parts", "covers", "owns_container")
+
+    def __init__(self, parts: Iterable[Position]) -> None:
+        self._parts = tuple(parts)
+        self.covers = any(part.covers for part in self._parts)
+        self.owns_container = any(part.owns_container for part in self._parts)
+
+    def step(self, element: Element) -> Position | None:
+        """See :class:`Position`."""
+        parts = [part for position in self._parts if (part := position.step(element)) is not None]
+        if len(parts) == 1:
+            return parts[0]
+        return Union(parts) if parts else None
+
+
+def select(changes: Iterable[Change], wanted: Position, ignored: Position | None = None) -> list[Change]:
+    """The changes that touch ``wanted`` in a place that is not in ``ignored``, in their order.
+
+    An added container is reported by those of its parts that are wanted; anything else by its own path.
+    """
+    found: list[Change] = []
+    for change in changes:
+        position: Position | None = wanted
+        besides = ignored
+        for element in change.path:
+            if position is not None and not position.covers:
+                position = position.step(element)
+            if besides is not None and not besides.covers:
+                besides = besides.step(element)
+        if position is not None:
+            found += _touched(change, position, besides)
+    return found
+
+
+def _touched(change: Change, wanted: Position, ignored: Position | None) -> list[Change]:
+    if ignored is not None and ignored.covers:
+        return []
+    if wanted.covers and ignored is None:
+        return [change]
+    children = list(change.expand())
+    if not children:
+        return [change] if wanted.covers else []
+    if wanted.owns_container and change.new is ABSENT and ignored is None:
+        return [change]
+    found: list[Change] = []
+    for child in children:
+        element = child.path[-1]
+        inner = wanted if wanted.covers else wanted.step(element)
+        if inner is not None:
+            found += _touched(child, inner, ignored.step(element) if ignored is not None else None)
+    if change.old is ABSENT:
+        return found
+    return [change] if found else []

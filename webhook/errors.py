@@ -1,0 +1,46 @@
+"""Every error that driftwall raises on purpose, in one tree.
+
+DriftwallError
+├── MalformedReview      the caller sent no valid AdmissionReview: an HTTP 4xx
+├── LookupFailed         an object that the verdict depends on could not be had: an HTTP 500
+├── PolicyError          the policies do not load; carries every problem found
+├── SettingsError        a flag or an environment variable is wrong
+└── CertificateError     a certificate or key cannot be read, does not match, or is not valid
+
+A refused write is no error: it is a Decision.
+"""
+
+
+class DriftwallError(Exception):
+    """The base of all; its text is a sentence for a person: what, where, why, what to do."""
+
+
+class MalformedReview(DriftwallError):
+    """The request is no AdmissionReview that driftwall can decide.
+
+    ``status`` is the HTTP status to answer with.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class LookupFailed(DriftwallError):
+    """An object that the verdict depends on could not be read; the review fails closed."""
+
+
+class PolicyError(DriftwallError):
+    """The policies do not load. ``problems`` holds one line of text for each problem."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class SettingsError(DriftwallError):
+    """A flag or an environment variable has a value that cannot be used."""
+
+
+class CertificateError(DriftwallError):
+    """A certificate or key cannot be read, does not match, or is not valid now."""

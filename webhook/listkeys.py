@@ -1,0 +1,168 @@
+"""How the lists of an object are keyed, without an OpenAPI document.
+
+Two sources: a table of the built-in kinds (the ``x-kubernetes-list-type`` and ``-map-keys`` of Kubernetes's own API),
+and the object's own managedFields, where the API server has written each list's keys down. A list that neither
+knows is atomic, which is the API's default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+ListType: TypeAlias = tuple[str, ...] | str
+ATOMIC: Final = "atomic"
+SET: Final = "set"
+
+#: What a missing key field stands for; no other key of a built-in list has a default.
+KEY_DEFAULTS: Final[Mapping[str, Any]] = {"protocol": "TCP"}
+
+_METADATA: Final[Mapping[str, ListType]] = {"ownerReferences": ("uid",), "finalizers": SET}
+
+_CONTAINER: Final[Mapping[str, ListType]] = {
+    "ports": ("containerPort", "protocol"),
+    "env": ("name",),
+    "volumeMounts": ("mountPath",),
+    "volumeDevices": ("devicePath",),
+    "resources.claims": ("name",),
+    "command": ATOMIC,
+    "args": ATOMIC,
+    "envFrom": ATOMIC,
+}
+_POD_SPEC: Final[dict[str, ListType]] = {
+    "volumes": ("name",),
+    "imagePullSecrets": ("name",),
+    "hostAliases": ("ip",),
+    "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
+    "resourceClaims": ("name",),
+    "schedulingGates": ("name",),
+    "tolerations": ATOMIC,
+}
+for _containers in ("containers", "initContainers", "ephemeralContainers"):
+    _POD_SPEC[_containers] = ("name",)
+    _POD_SPEC.update({f"{_containers}.{name}": keys for name, keys in _CONTAINER.items()})
+
+#: Where each built-in workload keeps its pod's spec.
+POD_SPECS: Final[Mapping[tuple[str, str], str]] = {
+    ("", "Pod"): "spec",
+    ("", "PodTemplate"): "template.spec",
+    ("", "ReplicationController"): "spec.template.spec",
+    ("apps", "Deployment"): "spec.template.spec",
+    ("apps", "ReplicaSet"): "spec.template.spec",
+    ("apps", "StatefulSet"): "spec.template.spec",
+    ("apps", "DaemonSet"): "spec.template.spec",
+    ("batch", "Job"): "spec.template.spec",
+    ("batch", "CronJob"): "spec.jobTemplate.spec.template.spec",
+}
+
+_OTHERS: Final[Mapping[tuple[str, str], Mapping[str, ListType]]] = {
+    ("", "Service"): {
+        "spec.ports": ("port", "protocol"),
+        "spec.externalIPs": ATOMIC,
+        "spec.loadBalancerSourceRanges": ATOMIC,
+    },
+    ("", "ServiceAccount"): {"secrets": ("name",), "imagePullSecrets": ATOMIC},
+    ("", "Node"): {"spec.podCIDRs": SET, "spec.taints": ATOMIC},
+    ("", "PersistentVolumeClaim"): {"spec.accessModes": ATOMIC},
+    ("networking.k8s.io", "NetworkPolicy"): {"spec.ingress": ATOMIC, "spec.egress": ATOMIC, "spec.policyTypes": ATOMIC},
+    ("networking.k8s.io", "Ingress"): {"spec.rules": ATOMIC, "spec.tls": ATOMIC},
+    ("rbac.authorization.k8s.io", "Role"): {"rules": ATOMIC},
+    ("rbac.authorization.k8s.io", "ClusterRole"): {"rules": ATOMIC},
+    ("rbac.authorization.k8s.io", "RoleBinding"): {"subjects": ATOMIC},
+    ("rbac.authorization.k8s.io", "ClusterRoleBinding"): {"subjects": ATOMIC},
+    ("autoscaling", "HorizontalPodAutoscaler"): {"spec.metrics": ATOMIC},
+    ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration"): {"webhooks": ("name",)},
+    ("admissionregistration.k8s.io", "MutatingWebhookConfiguration"): {"webhooks": ("name",)},
+    ("apiextensions.k8s.io", "CustomResourceDefinition"): {"spec.versions": ATOMIC},
+    ("gateway.networking.k8s.io", "Gateway"): {"spec.listeners": ("name",)},
+}
+
+_MOVED: Final[Mapping[str, str]] = {
+    "Deployment": "apps",
+    "DaemonSet": "apps",
+    "ReplicaSet": "apps",
+    "Ingress": "networking.k8s.io",
+    "NetworkPolicy": "networking.k8s.io",
+}
+
+
+def canonical_group(group: str, kind: str) -> str:
+    """The group where a kind of the old ``extensions`` group lives now; any other group unchanged."""
+    return _MOVED.get(kind, group) if group == "extensions" else group
+
+
+def _build() -> dict[tuple[str, str], dict[tuple[str, ...], ListType]]:
+    built: dict[tuple[str, str], dict[tuple[str, ...], ListType]] = {}
+    for kind, fields in _OTHERS.items():
+        built[kind] = {tuple(path.split(".")): keys for path, keys in fields.items()}
+    for kind, prefix in POD_SPECS.items():
+        base = tuple(prefix.split("."))
+        built.setdefault(kind, {}).update({(*base, *path.split(".")): keys for path, keys in _POD_SPEC.items()})
+    return built
+
+
+_TABLE: Final = _build()
+_METADATA_TABLE: Final[Mapping[tuple[str, ...], ListType]] = {
+    ("metadata", name): keys for name, keys in _METADATA.items()
+}
+_NOTHING: Final[Mapping[tuple[str, ...], ListType]] = {}
+
+
+class Schema:
+    """A place in an object's structure, from which the type of the list there can be asked."""
+
+    __slots__ = ("_names", "_nodes", "_table")
+
+    def __init__(
+        self,
+        table: Mapping[tuple[str, ...], ListType],
+        nodes: Sequence[Mapping[str, Any]],
+        names: tuple[str, ...] = (),
+    ) -> None:
+        self._table = table
+        self._nodes = nodes
+        self._names = names
+
+    @classmethod
+    def of(cls, group: str, kind: str, field_sets: Sequence[Mapping[str, Any]] = ()) -> Schema:
+        """The structure of ``kind`` in ``group``; ``field_sets`` are fieldsV1 documents, the most trusted first."""
+        return cls(_TABLE.get((canonical_group(group, kind), kind), _NOTHING), field_sets)
+
+    def field(self, name: str) -> Schema:
+        """The structure of a field."""
+        key = "f:" + name
+        nodes = [child for node in self._nodes if isinstance(child := node.get(key), dict)]
+        return Schema(self._table, nodes, (*self._names, name))
+
+    def item(self) -> Schema:
+        """The structure that all items of the list here share."""
+        nodes = [
+            child
+            for node in self._nodes
+            for key, child in node.items()
+            if key.startswith("k:") and isinstance(child, dict)
+        ]
+        return Schema(self._table, nodes, self._names)
+
+    def list_type(self) -> ListType:
+        """Of the list here: the names of its key fields, SET, or ATOMIC."""
+        known = self._table.get(self._names) or _METADATA_TABLE.get(self._names)
+        if known is not None:
+            return known
+        for node in self._nodes:
+            for key in node:
+                if key.startswith("v:"):
+                    return SET
+                if key.startswith("k:") and (keys := parse_item_key(key)):
+                    return tuple(keys)
+        return ATOMIC
+
+
+def parse_item_key(key: str) -> dict[str, Any]:
+    """The fields of a fieldsV1 key such as ``k:{"name":"web"}``; empty if it cannot be read."""
+    try:
+        return msgspec.json.decode(key[2:], type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError):
+        return {}

@@ -1,0 +1,276 @@
+"""The webhook itself: ``/validate`` as a plain ASGI application.
+
+bytes -> :func:`webhook.admission.parse` -> ``decide`` over one snapshot -> :func:`webhook.admission.respond` -> bytes.
+Whatever goes wrong is answered with an HTTP error, never with an allow: then the webhook's failurePolicy decides. The
+body of an error is a ``Status`` of Kubernetes, whose message client-go shows to the person who wrote.
+
+Nothing bounds the time that a caller takes to send its headers or its body; only bytes are bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple, Protocol
+
+import msgspec
+
+from webhook import admission
+from webhook.admission import ObjectRef, Review
+from webhook.audit import MAX_TEXT, DecisionLog
+from webhook.decision import Decision, LookupNeeded
+from webhook.errors import LookupFailed, MalformedReview
+from webhook.metrics import Metrics
+from webhook.policy import Snapshot
+from webhook.text import cut, escaped
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+# The API server takes 3 MiB from a client, but a review holds old and new and escapes much: 18.8 MB was seen.
+MAX_BODY: Final = 32 * 1024 * 1024
+# A parent, its owners up to the top and a Namespace are five; the verdict of a write that needs more is none.
+MAX_LOOKUPS: Final = 8
+# Together, in one review. Webhooks are called with a timeout of 3 s or so, and the write waits.
+LOOKUP_SECONDS: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Objects(Protocol):
+    """Where the server looks up what a verdict needs beside the review."""
+
+    async def get(self, ref: ObjectRef) -> dict[str, Any] | None:
+        """The object, or None where the API server says that it does not exist; raises LookupFailed."""
+
+
+class Policies(Protocol):
+    """Where the server takes the policies in force from; None: not loaded yet."""
+
+    @property
+    def snapshot(self) -> Snapshot | None: ...  # noqa: D102
+
+
+Decide = Callable[[Review, Snapshot, Mapping[ObjectRef, dict[str, Any] | None], datetime], Decision]
+Clock = Callable[[], datetime]
+
+
+class _Reply(NamedTuple):
+    """An HTTP response as the two messages that ASGI sends."""
+
+    start: Message
+    body: Message
+
+
+class _Decided(NamedTuple):
+    """What metrics and log are told once the answer is out."""
+
+    review: Review
+    decision: Decision
+    time: datetime
+    seconds: float
+
+
+def _reply(status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()) -> _Reply:
+    length = str(len(body)).encode()
+    all_headers = [(b"content-type", b"application/json"), (b"content-length", length), *headers]
+    return _Reply(
+        {"type": "http.response.start", "status": status, "headers": all_headers},
+        {"type": "http.response.body", "body": body},
+    )
+
+
+# HTTP status -> reason, as k8s.io/apimachinery names them (metav1.StatusReason).
+_REASONS: Final = {
+    400: "BadRequest",
+    404: "NotFound",
+    405: "MethodNotAllowed",
+    413: "RequestEntityTooLarge",
+    415: "UnsupportedMediaType",
+    500: "InternalError",
+    503: "ServiceUnavailable",
+}
+
+
+def _failure(status: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> _Reply:
+    body = {
+        "apiVersion": "v1",
+        "kind": "Status",
+        "status": "Failure",
+        "message": message,
+        "reason": _REASONS.get(status, "Unknown"),
+        "code": status,
+    }
+    return _reply(status, msgspec.json.encode(body), headers)
+
+
+# Made once: what is answered when memory or patience runs out must not need much of either.
+_NOT_ALLOWED: Final = _failure(405, "a review is sent with POST", ((b"allow", b"POST"),))
+_TOO_LARGE: Final = _failure(
+    413, f"the review has more than {MAX_BODY // 2**20} MiB, which is as much as driftwall reads"
+)
+_NOT_JSON: Final = _failure(415, "a review is sent with Content-Type: application/json")
+_INTERNAL: Final = _failure(500, "driftwall failed while it decided this write; the reason is in its log")
+_NO_POLICIES: Final = _failure(503, "driftwall has not loaded its policies yet")
+
+
+class _Gone(Exception):
+    """The caller closed the connection before its body was complete."""
+
+
+class _TooLarge(Exception):
+    """The body has more than MAX_BODY bytes."""
+
+
+class ReviewServer:
+    """The ASGI application that the API server calls.
+
+    Everything it works with is handed in: the policies in force, ``decide``, the objects that can be looked up, the
+    clock that ``decide`` is told the time from, and where each decision is counted and logged.
+    """
+
+    def __init__(
+        self,
+        *,
+        policies: Policies,
+        decide: Decide,
+        objects: Objects,
+        metrics: Metrics,
+        log: DecisionLog,
+        clock: Clock = lambda: datetime.now(UTC),
+    ) -> None:
+        self._policies = policies
+        self._decide_once = decide
+        self._objects = objects
+        self._metrics = metrics
+        self._log = log
+        self._clock = clock
+        # Path -> what is made of the verdict.
+        self._endpoints: dict[str, Callable[[Review, Decision], bytes]] = {"/validate": _validated}
+        paths = " or ".join(self._endpoints)
+        self._not_found = _failure(404, f"there is nothing here; reviews are sent to {paths}")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        try:
+            reply, decided = await self._answer(scope, receive)
+        except _Gone:
+            return
+        await send(reply.start)
+        await send(reply.body)
+        # After the answer is out: nobody waits for metrics or log, and their failure is no longer the write's.
+        if decided is None:
+            self._metrics.error(reply.start["status"])
+            return
+        self._metrics.review(decided.review, decided.decision, decided.seconds)
+        self._log.write(decided.review, decided.decision, time=decided.time, seconds=decided.seconds)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> tuple[_Reply, _Decided | None]:
+        render = self._endpoints.get(scope["path"])
+        if render is None:
+            return self._not_found, None
+        if scope["method"] != "POST":
+            return _NOT_ALLOWED, None
+        if refusal := _refusal(scope["headers"]):
+            return refusal, None
+        review = None
+        try:
+            body = await _read(receive)
+            if (snapshot := self._policies.snapshot) is None:
+                return _NO_POLICIES, None
+            started = time.perf_counter()
+            now = self._clock()
+            review = admission.parse(body)
+            decision = await self._decide(review, snapshot, now)
+            reply = _reply(200, render(review, decision))
+            return reply, _Decided(review, decision, now, time.perf_counter() - started)
+        except _TooLarge:
+            return _TOO_LARGE, None
+        except MalformedReview as error:
+            _log.warning("a call that is no review: %s", error)
+            return _failure(error.status, str(error)), None
+        except LookupFailed as error:
+            _log.error("no verdict on %s: %s", _shown(review), error)
+            return _failure(500, str(error)), None
+        except _Gone:
+            raise
+        except Exception:  # noqa: BLE001 - whatever it is, RecursionError and MemoryError too, it is no allow
+            _log.exception("no verdict on %s: driftwall failed", _shown(review))
+            return _INTERNAL, None
+
+    async def _decide(self, review: Review, snapshot: Snapshot, now: datetime) -> Decision:
+        """Decide, and look up what the decision turns out to need.
+
+        Raises:
+            LookupFailed: an object could not be had, or not in time.
+        """
+        objects: dict[ObjectRef, dict[str, Any] | None] = {}
+        try:
+            return self._decide_once(review, snapshot, objects, now)
+        except LookupNeeded as needed:
+            ref = needed.ref
+        try:
+            async with asyncio.timeout(LOOKUP_SECONDS):
+                for _ in range(MAX_LOOKUPS):
+                    objects[ref] = await self._objects.get(ref)
+                    try:
+                        return self._decide_once(review, snapshot, objects, now)
+                    except LookupNeeded as needed:
+                        ref = needed.ref
+        except TimeoutError:
+            raise LookupFailed(f"{ref} could not be looked up within {LOOKUP_SECONDS:g} s; try again") from None
+        raise LookupFailed(f"the verdict on this write needs more than {MAX_LOOKUPS} look-ups; the last is {ref}")
+
+
+def _shown(review: Review | None) -> str:
+    """What was reviewed, for a message: nothing of the object but its place."""
+    if review is None:
+        return "an unreadable review"
+    what = f"{review.operation} of {review.qualified_resource} (uid {review.uid}) by {review.user.username}"
+    return cut(escaped(what), MAX_TEXT)
+
+
+def _validated(review: Review, decision: Decision) -> bytes:
+    return admission.respond(
+        review,
+        allowed=decision.allowed,
+        message=decision.message,
+        warnings=decision.warnings,
+        audit_annotations=decision.audit_annotations,
+    )
+
+
+def _refusal(headers: list[tuple[bytes, bytes]]) -> _Reply | None:
+    """Why a request with these headers is not read, if it is not."""
+    content_type = b""
+    for name, value in headers:
+        if name == b"content-type":
+            content_type = value
+        elif name == b"content-length" and int(value) > MAX_BODY:
+            return _TOO_LARGE
+    # The API server sends it bare; people's tools add a charset.
+    if content_type != b"application/json" and content_type.partition(b";")[0].strip().lower() != b"application/json":
+        return _NOT_JSON
+    return None
+
+
+async def _read(receive: Receive) -> bytes:
+    """The body, as long as it is no longer than MAX_BODY."""
+    message = await receive()
+    chunks: list[bytes] = []
+    length = 0
+    while message["type"] == "http.request":
+        chunk = message.get("body", b"")
+        length += len(chunk)
+        if length > MAX_BODY:
+            raise _TooLarge
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        message = await receive()
+    raise _Gone
