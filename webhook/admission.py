@@ -52,8 +52,8 @@ class ObjectRef(NamedTuple):
     name: str
 
     def __str__(self) -> str:
-        where = f" in namespace {self.namespace!r}" if self.namespace else ""
-        return f"{qualified_resource(self.group, self.resource)} {self.name!r}{where}"
+        where = f' in namespace "{self.namespace}"' if self.namespace else ""
+        return f'{qualified_resource(self.group, self.resource)} "{self.name}"{where}'
 
 
 def qualified_resource(group: str, resource: str) -> str:

@@ -258,7 +258,9 @@ class _Reader:
             return Fault(1, f"not valid YAML: {cut(escaped(str(error)), 200)}")
         at, begun = error.problem_mark, error.context_mark or error.problem_mark
         character = self._text[at.index : at.index + 1]
-        return explain(error.problem or "", error.context or "", at.line + 1, begun.line + 1, character)
+        last = len(self._text.removesuffix("\n").split("\n"))  # the end of the file may count as a line beyond it
+        line = min(at.line + 1, last)
+        return explain(error.problem or "", error.context or "", line, begun.line + 1, character)
 
     def _report(self, key: Key, line: int, message: str) -> None:
         self.problems.append(Problem(file=self._file, line=line, path=path_of(key), message=message))

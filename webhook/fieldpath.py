@@ -274,7 +274,7 @@ def _child_of(children: list[tuple[Any, _Node]], key: Any) -> _Node:
 class PathSet:
     """Patterns as a trie, and a position in it: ``covers`` says that a pattern ends here or above."""
 
-    __slots__ = ("_nodes", "covers")
+    __slots__ = ("_nodes", "covers", "texts")
 
     #: A path set says nothing about a container's mere existence; a declared field can (see ownership).
     owns_container = False
@@ -288,17 +288,22 @@ class PathSet:
             node.covers = True
         self._nodes: tuple[_Node, ...] = (root,)
         self.covers = root.covers
+        #: What was written, where the set was made from text; for people.
+        self.texts: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, *texts: str) -> PathSet:
         """The set of the patterns written in ``texts``. Raises ValueError as :func:`parse_pattern` does."""
-        return cls(parse_pattern(text) for text in texts)
+        made = cls(parse_pattern(text) for text in texts)
+        made.texts = texts
+        return made
 
     @classmethod
     def _at(cls, nodes: tuple[_Node, ...]) -> PathSet:
         found = cls.__new__(cls)
         found._nodes = nodes
         found.covers = any(node.covers for node in nodes)
+        found.texts = ()
         return found
 
     def __or__(self, other: PathSet) -> PathSet:

@@ -18,7 +18,7 @@ from webhook.tools import Claim
 #: INTERFACE: a denial has at most this many characters; the rest is in the log.
 MAX_MESSAGE: Final = 1024
 _MAX_PATH: Final = 160  # characters: a path of a container's environment variable has about 70
-_MAX_VALUE: Final = 48  # characters: an image with its tag, and two of them still fit a line
+_MAX_VALUE: Final = 100  # characters: an image with its digest, or a port with all its fields
 _MAX_USER: Final = 100  # characters: a service account of long names; user names have no limit of their own
 _MAX_TEXT: Final = 200  # characters of a policy's description, and of its own message
 

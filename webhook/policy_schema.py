@@ -32,7 +32,7 @@ _WANTED = {
     "null": "null",
 }
 _GOT = {str: "a string", bool: "a boolean", int: "an integer", float: "a number", list: "a list", dict: "a mapping"}
-# Of several rules that one value breaks, the first of these is reported, then any other: the general before the particular.
+# Of several rules that one value breaks, one is reported: the first of these, else any other.
 _FIRST = ("enum", "type", "minLength", "maxLength", "format")
 
 
@@ -85,13 +85,13 @@ class _Error(NamedTuple):
 
 
 def _error(error: ValidationError) -> _Error:
-    path: Iterable[Any] = error.absolute_path
-    key: Key = tuple(path)
+    key: Key = tuple(error.absolute_path)
+    value: Any = error.instance
     of_name = "propertyNames" in error.schema_path
     return _Error(
-        key=(*key, error.instance) if of_name else key,
+        key=(*key, value) if of_name else key,
         keyword=str(error.validator),
-        value=error.instance,
+        value=value,
         rule=error.validator_value,
         schema=error.schema if isinstance(error.schema, dict) else {},
         of_name=of_name,

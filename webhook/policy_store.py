@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from webhook import policy
+from webhook import policy_compiler
 from webhook.policy import Snapshot
 
 
@@ -16,7 +16,7 @@ class PolicyStore:
     swap never shows a request two sets of policies.
     """
 
-    def __init__(self, path: Path, read: Callable[[Path], Snapshot] = policy.load) -> None:
+    def __init__(self, path: Path, read: Callable[[Path], Snapshot] = policy_compiler.load) -> None:
         self._path = path
         self._read = read
         self.snapshot: Snapshot | None = None

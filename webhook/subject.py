@@ -13,11 +13,12 @@ Objects = Mapping[ObjectRef, Mapping[str, Any] | None]
 
 
 class LookupNeeded(Exception):
-    """``decide`` cannot go on without the object at ``ref``."""
+    """``decide`` cannot go on before it knows the object at ``ref``; it can do without one unless it is ``required``."""
 
-    def __init__(self, ref: ObjectRef) -> None:
+    def __init__(self, ref: ObjectRef, *, required: bool = True) -> None:
         super().__init__(str(ref))
         self.ref = ref
+        self.required = required
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +110,7 @@ def look_up(ref: ObjectRef, objects: Objects, *, required: bool = True) -> Mappi
         LookupFailed: it is required and does not exist.
     """
     if ref not in objects:
-        raise LookupNeeded(ref)
+        raise LookupNeeded(ref, required=required)
     found = objects[ref]
     if found is None and required:
         raise LookupFailed(f"{ref} does not exist, so its write cannot be judged; try again")

@@ -1,5 +1,6 @@
 """A plain HTTPS client of the API server: no client library stands between a test and what it sends."""
 
+import base64
 import http.client
 import json
 import ssl
@@ -35,6 +36,28 @@ class Api:
     port: int
     ca_pem: str
     _resources: list[_Resource] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"https://127.0.0.1:{self.port}"
+
+    def kubeconfig(self, user: str, *, token: str | None = None, certificate: tuple[bytes, bytes] | None = None) -> str:
+        """A kubeconfig for whoever owns the token, or the client certificate and its key, both PEM."""
+        credentials = {} if token is None else {"token": token}
+        if certificate is not None:
+            credentials["client-certificate-data"] = _base64(certificate[0])
+            credentials["client-key-data"] = _base64(certificate[1])
+        cluster = {"server": self.url, "certificate-authority-data": _base64(self.ca_pem.encode())}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "e2e", "cluster": cluster}],
+            "users": [{"name": user, "user": credentials}],
+            "contexts": [{"name": "e2e", "context": {"cluster": "e2e", "user": user, "namespace": "default"}}],
+            "current-context": "e2e",
+        }
+        return json.dumps(config)
 
     def send(
         self,
@@ -125,3 +148,7 @@ class Api:
                 names = short | {f"{name}.{group}" for name in short}
                 found.append(_Resource(base, resource["name"], frozenset(names), resource["namespaced"]))
         return found
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()

@@ -1,22 +1,18 @@
 """A real control plane for tests: etcd, kube-apiserver and kube-controller-manager on loopback. No pod ever runs."""
 
 import atexit
-import base64
 import hashlib
 import json
 import os
-import re
 import subprocess
-import tempfile
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from . import binaries, processes
-from .api import Api, ApiError, Object
-from .certificates import Authority, new_private_key
+from . import binaries, processes, registration
+from .api import ApiError, Object
+from .servers import Options, Servers, User
 
 T = TypeVar("T")
 
@@ -27,26 +23,15 @@ USERS: Mapping[str, tuple[str, ...]] = {
     "bob": ("developers",),
     "sre": ("sre", "break-glass-operators"),
 }
-# The service accounts that GitOps tools write as, under a short name.
+# The service accounts that GitOps tools write as, under a short name: (namespace, name).
 SERVICE_ACCOUNTS: Mapping[str, tuple[str, str]] = {
     "flux": ("flux-system", "kustomize-controller"),
     "helm-controller": ("flux-system", "helm-controller"),
     "argocd": ("argocd", "argocd-application-controller"),
 }
-WEBHOOK_CONFIGURATION = "driftwall"
-_WEBHOOK = {"validating": "validate.driftwall.io", "mutating": "mutate.driftwall.io"}
-_REGISTRATIONS = "/apis/admissionregistration.k8s.io/v1"
-_BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
-_CONTROLLER_MANAGER = "system:kube-controller-manager"
 _TOKEN_SECONDS = 24 * 3600
 _KUBECTL_SECONDS = 120  # a kubectl that waits longer than this, for a deletion say, waits for ever
-# Bodies of writes are what tests look at; those of reads (discovery, watches) would be most of the log.
-_AUDIT_POLICY = {
-    "apiVersion": "audit.k8s.io/v1",
-    "kind": "Policy",
-    "omitStages": ["RequestReceived"],
-    "rules": [{"level": "Metadata", "verbs": ["get", "list", "watch"]}, {"level": "RequestResponse"}],
-}
+_RBAC = "rbac.authorization.k8s.io"
 
 
 class KubectlError(RuntimeError):
@@ -58,29 +43,19 @@ class KubectlError(RuntimeError):
 
 
 class ControlPlane:
-    """etcd, kube-apiserver and kube-controller-manager, started by `with` or `start`, gone after it or `stop`.
+    """The three servers and their users, started by `with` or `start`, gone after it or `stop`.
 
-    `feature_gates` go to both Kubernetes servers, the two lists of flags to one each, after the built-in ones, so
-    that they win. Start it from the main thread: its processes die with the thread that started them.
+    Start it from the main thread: its processes die with the thread that started them. The attributes of a started
+    one: `url` and `ca_pem` of the API server and its `version` (major, minor), `folder` with the logs of all three,
+    `audit_log`, one JSON object a line, and `etcd_folder`.
     """
 
-    def __init__(
-        self,
-        *,
-        using: binaries.Binaries | None = None,
-        feature_gates: Mapping[str, bool] | None = None,
-        api_server_flags: Sequence[str] = (),
-        controller_manager_flags: Sequence[str] = (),
-        disabled_admission_plugins: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, options: Options | None = None, *, using: binaries.Binaries | None = None) -> None:
+        self._options = options or Options()
         self._binaries = using
-        self._feature_gates = feature_gates
-        self._api_server_flags = api_server_flags
-        self._controller_manager_flags = controller_manager_flags
-        self._disabled_admission_plugins = disabled_admission_plugins
-        self._folders: list[processes.Folder] = []
-        self._processes: list[processes.Process] = []
+        self._servers: Servers | None = None
         self._tokens: dict[str, str] = {}
+        self._probes: dict[registration.Kind, registration.Probe] = {}
 
     # Life
 
@@ -94,162 +69,52 @@ class ControlPlane:
         self.stop()
 
     def start(self) -> None:
-        """Start the three servers and return once they serve and the users exist.
+        """Start the three servers and return once they serve, controllers have written and the users exist.
 
         Raises debian.PreparationError without binaries, processes.ProcessDiedError or processes.ConditionError, both
         with the end of a log, if one does not come up; nothing is left running then.
         """
         self._binaries = self._binaries or binaries.find()
+        users = {name: User(token=os.urandom(16).hex(), groups=groups) for name, groups in USERS.items()}
+        self._tokens = {name: user.token for name, user in users.items()}
+        self._servers = servers = Servers(self._binaries, self._options, users)
         atexit.register(self.stop)
         try:
-            self._start(self._binaries)
+            self._api = servers.api
+            self.url, self.ca_pem, self.version = servers.api.url, servers.api.ca_pem.encode(), servers.version
+            self.folder, self.etcd_folder, self.audit_log = servers.folder, servers.etcd_folder, servers.audit_log
+            (self.folder / "home").mkdir()
+            servers.start()
+            self._bind_cluster_admin("users", [_subject("User", user) for user in USERS if user != "admin"])
+            for user, (namespace, name) in SERVICE_ACCOUNTS.items():
+                self.add_service_account_user(user, namespace, name)
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
         """Kill what was started and remove the folders; a second call does nothing."""
-        # SIGKILL, since nothing is worth saving, and kube-apiserver takes its time over a polite stop.
-        for process in reversed(self._processes):
-            process.kill()
-        self._processes.clear()
-        for folder in self._folders:
-            folder.remove()
-        self._folders.clear()
+        if self._servers is not None:
+            self._servers.stop()
+            self._servers = None
         atexit.unregister(self.stop)
 
     def pids(self) -> list[int]:
         """The process ids of what is running: etcd, kube-apiserver, kube-controller-manager."""
-        return [process.pid for process in self._processes]
+        return self._servers.pids() if self._servers else []
 
-    def check(self) -> None:
-        """Raise processes.ProcessDiedError if one of the servers has ended."""
-        for process in self._processes:
-            process.check()
+    def wait_for(self, predicate: Callable[[], T], what: str, seconds: float = 30) -> T:
+        """Look until `predicate` gives something true, and give that; see processes.wait_for.
 
-    def _start(self, using: binaries.Binaries) -> None:
-        self._folders = [
-            processes.Folder(Path(tempfile.gettempdir())),
-            processes.Folder(processes.folder_for_etcd()),
-        ]
-        self.folder, self.etcd_folder = (folder.path for folder in self._folders)
-        self.audit_log = self.folder / "audit.jsonl"
-        self.version = _version(using.kube_apiserver)
-        self._write_secrets()
-        self._start_etcd(using.etcd)
-        self._start_api_server(using.kube_apiserver)
-        self._start_controller_manager(using.kube_controller_manager)
-        self._bind_cluster_admin("driftwall-e2e-users", [_subject("User", user) for user in USERS if user != "admin"])
-        for user, (namespace, name) in SERVICE_ACCOUNTS.items():
-            self.add_service_account_user(user, namespace, name)
+        Raises ProcessDiedError at once if one of the servers ends meanwhile.
+        """
 
-    def _write_secrets(self) -> None:
-        authority = Authority("driftwall-e2e")
-        self.ca_pem = authority.certificate_pem
-        serving = authority.serving("kube-apiserver", ["127.0.0.1", "localhost", "kubernetes.default.svc"])
-        self._controller_manager_identity = authority.client(_CONTROLLER_MANAGER)
-        self._write("ca.pem", self.ca_pem)
-        self._write("api-server.pem", serving[0])
-        self._write("api-server.key", serving[1])
-        self._write("service-accounts.key", new_private_key())
-        self._write("audit-policy.json", json.dumps(_AUDIT_POLICY).encode())
-        lines = []
-        for user, groups in USERS.items():
-            self._tokens[user] = os.urandom(16).hex()
-            lines.append(f'{self._tokens[user]},{user},{user}-uid,"{",".join(groups)}"\n')
-        self._write("tokens.csv", "".join(lines).encode())
-        (self.folder / "home").mkdir()
+        def alive() -> T:
+            if self._servers:
+                self._servers.check()
+            return predicate()
 
-    def _start_etcd(self, executable: Path) -> None:
-        client, peer = (f"http://127.0.0.1:{processes.free_port()}" for _ in range(2))
-        self._etcd_url = client
-        flags = {
-            "--name": "e2e",
-            "--data-dir": self.etcd_folder / "data",
-            "--listen-client-urls": client,
-            "--advertise-client-urls": client,
-            "--listen-peer-urls": peer,
-            "--initial-advertise-peer-urls": peer,
-            "--initial-cluster": f"e2e={peer}",
-        }
-        self._run(executable, flags).wait_until(lambda: _answers(f"{client}/health"))
-
-    def _start_api_server(self, executable: Path) -> None:
-        port = processes.free_port()
-        issuer = "https://kubernetes.default.svc"
-        flags: dict[str, object] = {
-            "--etcd-servers": self._etcd_url,
-            "--bind-address": "127.0.0.1",
-            "--advertise-address": "127.0.0.1",
-            "--secure-port": port,
-            "--tls-cert-file": self.folder / "api-server.pem",
-            "--tls-private-key-file": self.folder / "api-server.key",
-            "--client-ca-file": self.folder / "ca.pem",
-            "--token-auth-file": self.folder / "tokens.csv",
-            "--authorization-mode": "RBAC",
-            "--service-account-key-file": self.folder / "service-accounts.key",
-            "--service-account-signing-key-file": self.folder / "service-accounts.key",
-            "--service-account-issuer": issuer,
-            "--service-cluster-ip-range": "10.96.0.0/16",
-            "--allow-privileged": "true",
-            "--audit-policy-file": self.folder / "audit-policy.json",
-            "--audit-log-path": self.audit_log,
-            "--feature-gates": self._gates(),
-        }
-        if self._disabled_admission_plugins:
-            flags["--disable-admission-plugins"] = ",".join(self._disabled_admission_plugins)
-        self.url = f"https://127.0.0.1:{port}"
-        self._api = Api(port, self.ca_pem.decode())
-        server = self._run(executable, flags, self._api_server_flags)
-        server.wait_until(lambda: self._api.send("GET", "/readyz", token=self._tokens["admin"])[0] == 200)
-
-    def _start_controller_manager(self, executable: Path) -> None:
-        certificate, key = self._controller_manager_identity
-        identity = {"client-certificate-data": _base64(certificate), "client-key-data": _base64(key)}
-        kubeconfig = self._write_kubeconfig("controller-manager", identity)
-        port = processes.free_port()
-        flags: dict[str, object] = {
-            "--kubeconfig": kubeconfig,
-            "--authentication-kubeconfig": kubeconfig,
-            "--authorization-kubeconfig": kubeconfig,
-            "--bind-address": "127.0.0.1",
-            "--secure-port": port,
-            "--cert-dir": self.folder / "controller-manager",
-            "--use-service-account-credentials": "true",
-            "--service-account-private-key-file": self.folder / "service-accounts.key",
-            "--root-ca-file": self.folder / "ca.pem",
-            "--controllers": "*",
-            # It renews as always, but a webhook that is down for a test must not make it give up and exit.
-            "--leader-elect-lease-duration": "3600s",
-            "--leader-elect-renew-deadline": "3000s",
-            "--horizontal-pod-autoscaler-sync-period": "1s",
-            "--horizontal-pod-autoscaler-downscale-stabilization": "1s",
-            "--kube-api-qps": 500,
-            "--kube-api-burst": 1000,
-            "--feature-gates": self._gates(),
-        }
-        if self.version < (1, 24):
-            flags["--port"] = 0  # the unencrypted port, open to all addresses unless told otherwise
-        manager = self._run(executable, flags, self._controller_manager_flags)
-        manager.wait_until(self._controllers_work)
-
-    def _controllers_work(self) -> bool:
-        """Whether the controllers have written: a port that answers says only that they were started."""
-        accounts = "/api/v1/namespaces/default/serviceaccounts/default"
-        authority = "/api/v1/namespaces/default/configmaps/kube-root-ca.crt"
-        return all(self.raw("GET", path)[0] == 200 for path in (accounts, authority))
-
-    def _run(self, executable: Path, flags: Mapping[str, object], more: Sequence[str] = ()) -> processes.Process:
-        command: list[str | Path] = [executable, *(f"{flag}={value}" for flag, value in flags.items()), *more]
-        process = processes.Process(command, self.folder / f"{executable.name}.log")
-        self._processes.append(process)
-        return process
-
-    def _gates(self) -> str:
-        gates = dict(self._feature_gates or {})
-        if self.version < (1, 23):
-            gates.setdefault("EphemeralContainers", True)  # alpha until then; pods/ephemeralcontainers needs it
-        return ",".join(f"{gate}={str(on).lower()}" for gate, on in gates.items())
+        return processes.wait_for(alive, what, seconds)
 
     # Talking to it
 
@@ -288,7 +153,7 @@ class ControlPlane:
 
     def kubeconfig(self, user: str) -> Path:
         """The kubeconfig of a user; raises KeyError for one that is not known."""
-        return self._write_kubeconfig(user, {"token": self.token(user)})
+        return self._write_kubeconfig(user, self.token(user))
 
     def token(self, user: str) -> str:
         """The bearer token of a user; raises KeyError for one that is not known."""
@@ -330,18 +195,6 @@ class ControlPlane:
             return False
         return True
 
-    def wait_for(self, predicate: Callable[[], T], what: str, seconds: float = 30) -> T:
-        """Look until `predicate` gives something true, and give that; see processes.wait_for.
-
-        Raises ProcessDiedError at once if one of the servers ends meanwhile.
-        """
-
-        def alive() -> T:
-            self.check()
-            return predicate()
-
-        return processes.wait_for(alive, what, seconds)
-
     def audit_events(self) -> Iterator[Object]:
         """What the audit log holds so far, oldest first; bodies are kept of writes, not of reads."""
         with self.audit_log.open() as lines:
@@ -349,13 +202,13 @@ class ControlPlane:
                 if line.endswith("\n"):  # the last one may still be half written
                     yield json.loads(line)
 
-    # Identities
+    # Namespaces and identities
 
     def create_namespace(self, name: str) -> str:
         """Create a namespace if it is missing, wait until pods could be made in it, and give its name."""
-        self._ensure("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-        pods = f"/api/v1/namespaces/{name}/pods"
-        self._ensure(f"{pods}?dryRun=All", _pod("driftwall-e2e-probe", "default"), patiently=True)
+        self._ensure("/api/v1/namespaces", _namespace(name))
+        pod = _pod("driftwall-e2e-probe", "default")
+        self._ensure(f"/api/v1/namespaces/{name}/pods?dryRun=All", pod, patiently=True)
         return name
 
     def service_account_token(self, namespace: str, name: str, pod: str | None = None) -> str:
@@ -363,7 +216,7 @@ class ControlPlane:
 
         Namespace, service account and pod are created where they are missing. Raises ApiError.
         """
-        self._ensure("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+        self._ensure("/api/v1/namespaces", _namespace(namespace))
         within = f"/api/v1/namespaces/{namespace}"
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
         self._ensure(f"{within}/serviceaccounts", account)
@@ -380,12 +233,17 @@ class ControlPlane:
     def add_service_account_user(self, user: str, namespace: str, name: str) -> None:
         """Make `user` a short name for a service account, which is created and bound to cluster-admin."""
         self._tokens[user] = self.service_account_token(namespace, name)
-        self._bind_cluster_admin(f"driftwall-e2e-{user}", [_subject("ServiceAccount", name, namespace)])
+        self._bind_cluster_admin(user, [{"kind": "ServiceAccount", "name": name, "namespace": namespace}])
 
     def _bind_cluster_admin(self, name: str, subjects: list[Object]) -> None:
-        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
-        binding: Object = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding"}
-        self._ensure(_BINDINGS, {**binding, "metadata": {"name": name}, "roleRef": role, "subjects": subjects})
+        binding = {
+            "apiVersion": f"{_RBAC}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": f"driftwall-e2e-{name}"},
+            "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": subjects,
+        }
+        self._ensure(f"/apis/{_RBAC}/v1/clusterrolebindings", binding)
 
     def _ensure(self, collection: str, wanted: Object, *, patiently: bool = False) -> None:
         """Create an object unless it is there; `patiently` where it has to wait for what a controller makes first."""
@@ -408,116 +266,52 @@ class ControlPlane:
         url: str,
         ca_bundle_pem: bytes,
         *,
-        kind: Literal["validating", "mutating"] = "validating",
-        failure_policy: Literal["Fail", "Ignore"] = "Fail",
-        timeout_seconds: int = 10,
-        rules: Sequence[Mapping[str, Any]] | None = None,
-        **more: Any,
+        kind: registration.Kind = "validating",
+        probe: registration.Probe = registration.DEFAULT_PROBE,
+        **fields: Any,
     ) -> None:
-        """Register `url` for every write there is, or for `rules`, and return once the API server calls it.
+        """Register `url` for every write there is, and return once the API server calls it.
 
-        `more` are further fields of the webhook, such as `namespaceSelector`. What was registered before under the
-        same kind is replaced. Raises ApiError, and processes.ConditionError if the server does not take it up.
+        `fields` win over the webhook's own (`failurePolicy="Ignore"`, `timeoutSeconds=1`, `namespaceSelector=…`);
+        where they leave out the creation of a ConfigMap in `default`, `probe` is a creation that they take in.
+        What was registered before under the same kind is replaced. Raises ApiError, and processes.ConditionError if
+        the server does not take it up.
         """
         self.unregister_webhook(kind=kind)
-        everything = [{"operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*/*"]}]
-        webhook = {
-            "name": _WEBHOOK[kind],
-            "clientConfig": {"url": url, "caBundle": _base64(ca_bundle_pem)},
-            "rules": [{**rule, "scope": "*"} for rule in everything] if rules is None else list(rules),
-            "failurePolicy": failure_policy,
-            "matchPolicy": "Equivalent",
-            "timeoutSeconds": timeout_seconds,
-            "sideEffects": "NoneOnDryRun",
-            "admissionReviewVersions": ["v1"],
-            **more,
-        }
-        configuration = {
-            "apiVersion": "admissionregistration.k8s.io/v1",
-            "kind": f"{kind.capitalize()}WebhookConfiguration",
-            "metadata": {"name": WEBHOOK_CONFIGURATION},
-            "webhooks": [webhook],
-        }
-        path = f"{_REGISTRATIONS}/{kind}webhookconfigurations"
-        self._api.call("POST", path, configuration, token=self.token("admin"))
-        self.wait_for(lambda: self._probe_is_reviewed(kind), f"the {kind} webhook to be in force")
+        self._probes[kind] = probe
+        wanted = registration.configuration(kind, url, ca_bundle_pem, fields)
+        registration.create(self._api, kind, wanted, token=self.token("admin"))
+        self.wait_for(lambda: self._webhook_is_in_force(kind), f"the {kind} webhook to be in force")
 
-    def unregister_webhook(self, *, kind: Literal["validating", "mutating"] = "validating") -> None:
+    def unregister_webhook(self, *, kind: registration.Kind = "validating") -> None:
         """Take the registration away, if there is one, and return once the API server does not call it any more."""
-        path = f"{_REGISTRATIONS}/{kind}webhookconfigurations/{WEBHOOK_CONFIGURATION}"
-        status, answer = self.raw("DELETE", path)
-        if status == 404:
-            return
-        if status >= 400:
-            raise ApiError("DELETE", path, status, answer)
-        self.wait_for(lambda: not self._probe_is_reviewed(kind), f"the {kind} webhook to be out of force")
+        if registration.delete(self._api, kind, token=self.token("admin")):
+            self.wait_for(lambda: not self._webhook_is_in_force(kind), f"the {kind} webhook to be out of force")
 
-    def _probe_is_reviewed(self, kind: str) -> bool:
-        """Whether a write that changes nothing goes through the webhook, whatever that says to it.
-
-        The API server's own count of calls tells; the webhook need not know about it, nor even be up.
-        """
-        before = self._webhook_calls(kind)
-        probe = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "driftwall-e2e-probe"}}
-        self.raw("POST", "/api/v1/namespaces/default/configmaps?dryRun=All", probe)
-        return self._webhook_calls(kind) > before
-
-    def _webhook_calls(self, kind: str) -> float:
-        text = self._api.send("GET", "/metrics", token=self.token("admin"))[1].decode()
-        metric = "apiserver_admission_webhook_admission_duration_seconds_count"
-        pattern = rf'(?m)^{metric}{{[^}}]*name="{re.escape(_WEBHOOK[kind])}"[^}}]*}} (\S+)$'
-        return sum(float(count) for count in re.findall(pattern, text))
+    def _webhook_is_in_force(self, kind: registration.Kind) -> bool:
+        probe = self._probes.get(kind, registration.DEFAULT_PROBE)
+        return registration.is_in_force(self._api, kind, probe, token=self.token("admin"))
 
     # Files
 
-    def _write(self, name: str, content: bytes) -> None:
-        (self.folder / name).write_bytes(content)
-
     def _kubeconfig_of_token(self, token: str) -> Path:
-        return self._write_kubeconfig(f"token-{hashlib.sha256(token.encode()).hexdigest()[:12]}", {"token": token})
+        return self._write_kubeconfig(f"token-{hashlib.sha256(token.encode()).hexdigest()[:12]}", token)
 
-    def _write_kubeconfig(self, user: str, credentials: Mapping[str, str]) -> Path:
+    def _write_kubeconfig(self, user: str, token: str) -> Path:
         path = self.folder / f"kubeconfig-{user}.json"
-        if not path.exists():
-            cluster = {"server": self.url, "certificate-authority-data": _base64(self.ca_pem)}
-            config = {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "clusters": [{"name": "e2e", "cluster": cluster}],
-                "users": [{"name": user, "user": dict(credentials)}],
-                "contexts": [{"name": "e2e", "context": {"cluster": "e2e", "user": user, "namespace": "default"}}],
-                "current-context": "e2e",
-            }
-            path.write_text(json.dumps(config))
+        path.write_text(self._api.kubeconfig(user, token=token))
         return path
 
 
-def _subject(kind: str, name: str, namespace: str | None = None) -> Object:
-    if namespace is not None:
-        return {"kind": kind, "name": name, "namespace": namespace}
-    return {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
+def _subject(kind: str, name: str) -> Object:
+    return {"apiGroup": _RBAC, "kind": kind, "name": name}
+
+
+def _namespace(name: str) -> Object:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
 
 
 def _pod(name: str, service_account: str) -> Object:
     containers = [{"name": "main", "image": "image.invalid/never-pulled"}]
     specification = {"serviceAccountName": service_account, "containers": containers}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": specification}
-
-
-def _version(executable: Path) -> tuple[int, int]:
-    said = subprocess.run([executable, "--version"], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"v(\d+)\.(\d+)\.", said)
-    if found is None:
-        raise RuntimeError(f"{executable} --version says {said!r}, which has no version")
-    return int(found[1]), int(found[2])
-
-
-def _answers(url: str) -> bool:
-    # An empty ProxyHandler: the environment's proxy must not be asked for loopback.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=5) as response:
-        return bool(response.status == 200)
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()

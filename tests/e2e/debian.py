@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .processes import say
 
-# Debian 12's: the last release line that needs nothing but golang-go, rsync and jq to build.
+# Debian 12's, whose source carries all its dependencies: golang-go, rsync and jq are all that building it takes.
 UPSTREAM = "1.20.5+really1.20.2"
 # kubectl too: of the servers' own version, since newer ones cannot do with 1.20 all that they should (`debug`,
 # `create cronjob`), and beside any other that is installed.

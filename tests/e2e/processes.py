@@ -133,9 +133,11 @@ class Folder:
     def __init__(self, parent: Path) -> None:
         for left in parent.glob(f"{_PREFIX}*"):
             _remove_if_abandoned(left)
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        self._held = _lock_of(self.path).open("w")
+        making = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=parent))
+        self._held = _lock_of(making).open("w")
         fcntl.flock(self._held, fcntl.LOCK_EX)
+        # Only now under the name that others look for: without its lock it would seem abandoned.
+        self.path = making.rename(parent / making.name.removeprefix("."))
 
     def remove(self) -> None:
         """Remove the folder with all that is in it; a second call does nothing."""
@@ -163,5 +165,5 @@ def _remove_if_abandoned(folder: Path) -> None:
         with _lock_of(folder).open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
-    except OSError:  # somebody else's, still in use, or just being made
+    except OSError:  # somebody else's, or still in use
         return

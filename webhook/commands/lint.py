@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FileNotFoundError: nothing is at a path given.
     """
-    from webhook.policy import check_documents
+    from webhook.policy_compiler import check_documents
 
     paths: list[Path] = args.paths
     if missing := [path for path in paths if not path.exists()]:

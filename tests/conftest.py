@@ -1,0 +1,9 @@
+from __future__ import annotations
+
+from hypothesis import settings
+
+# No deadline: a busy machine is no bug. Derandomized: the same tests run everywhere, every time.
+settings.register_profile("tests", deadline=None, derandomize=True)
+# By hand, to search further: pytest --hypothesis-profile=deep
+settings.register_profile("deep", deadline=None, max_examples=5000)
+settings.load_profile("tests")

@@ -1,0 +1,468 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serving import PATIENCE, POLICY, Answer, Certificates, Client, certificates, review, serving
+from webhook.admission import ObjectRef, Review
+from webhook.audit import DecisionLog, LineWriter
+from webhook.decision import Decision, LookupNeeded, decide
+from webhook.errors import LookupFailed
+from webhook.metrics import Metrics
+from webhook.policy import Snapshot
+from webhook.policy_compiler import load
+from webhook.server import MAX_BODY, Decide, ReviewServer
+
+PARENT = ObjectRef("apps", "v1", "deployments", "shop", "web")
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+JSON = {"Content-Type": "application/json"}
+INTERNAL = "driftwall failed while it decided this write; the reason is in its log"
+
+
+class Policies:
+    """The policies in force, as a test sets them."""
+
+    def __init__(self, snapshot: Snapshot | None) -> None:
+        self.snapshot = snapshot
+
+
+class Objects:
+    """Objects to look up, and which were."""
+
+    def __init__(self) -> None:
+        self.asked: list[ObjectRef] = []
+        self.answer: Callable[[ObjectRef], dict[str, Any] | None] = lambda ref: {"kind": "Deployment"}
+
+    async def get(self, ref: ObjectRef) -> dict[str, Any] | None:
+        self.asked.append(ref)
+        return self.answer(ref)
+
+
+class Harness:
+    """A server over HTTPS whose parts a test can exchange, and what it counted and logged."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "policy.yaml").write_text(POLICY)
+        self.log_file = folder / "decisions.jsonl"
+        self.policies = Policies(load(folder / "policy.yaml"))
+        self.objects = Objects()
+        self.metrics = Metrics("test")
+        self.decide: Decide = decide
+        self._log = self.log_file.open("wb")
+        self.lines = LineWriter(self._log.fileno())
+        self.server = ReviewServer(
+            policies=self.policies,
+            decide=self._decide,
+            objects=self.objects,
+            metrics=self.metrics,
+            log=DecisionLog(self.lines),
+            clock=lambda: NOW,
+        )
+        self.client: Client
+
+    def _decide(
+        self, a_review: Review, snapshot: Snapshot, objects: Mapping[ObjectRef, dict[str, Any] | None], now: datetime
+    ) -> Decision:
+        return self.decide(a_review, snapshot, objects, now)
+
+    def count(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
+    def logged(self) -> list[dict[str, Any]]:
+        self.close()
+        return [json.loads(line) for line in self.log_file.read_text().splitlines()]
+
+    def close(self) -> None:
+        self.lines.close()
+        self._log.close()
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def harness(made: Certificates, tmp_path: Path) -> Iterator[Harness]:
+    harness = Harness(tmp_path)
+    with serving(harness.server, made) as harness.client:
+        yield harness
+    harness.close()
+
+
+def still_decides(harness: Harness) -> None:
+    """A good review gets its verdict."""
+    harness.decide = decide
+    answer = harness.client.post(review())
+    assert answer.status == 200
+    assert answer.json["response"]["allowed"] is False
+
+
+def raising(error: BaseException) -> Decide:
+    def decide_so(*_: object) -> Decision:
+        raise error
+
+    return decide_so
+
+
+def test_a_drift_is_denied_over_https(harness: Harness) -> None:
+    answer = harness.client.post(review())
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    body = answer.json
+    assert (body["apiVersion"], body["kind"]) == ("admission.k8s.io/v1", "AdmissionReview")
+    response = body["response"]
+    assert (response["uid"], response["allowed"]) == ("0b9e", False)
+    assert (response["status"]["code"], response["status"]["reason"]) == (403, "Forbidden")
+    assert "spec.replicas" in response["status"]["message"]
+
+
+def test_a_write_without_drift_is_allowed(harness: Harness) -> None:
+    same = review()["request"]["oldObject"]
+    assert harness.client.post(review(object=same)).json["response"]["allowed"] is True
+
+
+def test_the_response_says_nothing_of_the_server(harness: Harness) -> None:
+    assert set(harness.client.post(review()).headers) == {"content-type", "content-length"}
+
+
+def test_many_reviews_go_over_one_connection(harness: Harness) -> None:
+    with contextlib.closing(harness.client.connect()) as connection:
+        for _ in range(3):
+            connection.request("POST", "/validate", json.dumps(review()), JSON)
+            response = connection.getresponse()
+            assert (response.status, json.loads(response.read())["response"]["uid"]) == (200, "0b9e")
+
+
+def test_each_decision_is_counted_and_logged_once(harness: Harness) -> None:
+    harness.client.post(review())
+    harness.client.post(b"{}")
+    assert harness.count("driftwall_review_errors_total", status="400") == 1
+    labels = {"operation": "UPDATE", "verdict": "deny", "mode": "enforce", "writer": "untrusted"}
+    assert harness.count("driftwall_reviews_total", **labels) == 1
+    assert harness.count("driftwall_review_seconds_count") == 1
+    (line,) = harness.logged()
+    assert (line["uid"], line["allowed"], line["time"]) == ("0b9e", False, "2026-03-01T00:00:00.000000Z")
+
+
+# ── malformed calls ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def nested(levels: int) -> bytes:
+    deep = b'{"a":' * levels + b"1" + b"}" * levels
+    return json.dumps(review(object="HERE")).encode().replace(b'"HERE"', deep)
+
+
+def without_uid() -> bytes:
+    body = review()
+    del body["request"]["uid"]
+    return json.dumps(body).encode()
+
+
+MALFORMED: dict[str, tuple[bytes, int, str]] = {
+    "not JSON": (b"hello", 400, "the body is not valid JSON: "),
+    "nothing": (b"", 400, "the body is not valid JSON: "),
+    "truncated JSON": (json.dumps(review()).encode()[:-40], 400, "the body is not valid JSON: "),
+    "a list": (b"[]", 400, "the body is no AdmissionReview: "),
+    "another kind": (
+        json.dumps(review() | {"kind": "Pod"}).encode(),
+        400,
+        "the body must be an AdmissionReview of admission.k8s.io/v1, but is: admission.k8s.io/v1, Pod",
+    ),
+    "an unknown version": (
+        json.dumps(review() | {"apiVersion": "admission.k8s.io/v1beta1"}).encode(),
+        400,
+        "the body must be an AdmissionReview of admission.k8s.io/v1, but is: admission.k8s.io/v1beta1, AdmissionReview",
+    ),
+    "no uid": (without_uid(), 400, "the body is no AdmissionReview: Object missing required field `uid`"),
+    "an empty uid": (json.dumps(review(uid="")).encode(), 400, "request.uid is empty"),
+    "9,000 levels": (
+        nested(9000),
+        413,
+        "the AdmissionReview is nested more deeply than driftwall reads",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MALFORMED)
+def test_what_is_no_review_gets_a_clear_error_and_the_server_goes_on(harness: Harness, what: str) -> None:
+    body, status, message = MALFORMED[what]
+    answer = harness.client.post(body)
+    assert answer.status == status
+    assert answer.message.startswith(message)
+    still_decides(harness)
+
+
+def test_nesting_that_kubernetes_allows_and_driftwall_reads_is_decided(harness: Harness) -> None:
+    assert harness.client.post(nested(500)).status == 200
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", ""])
+def test_another_content_type_is_refused(harness: Harness, content_type: str) -> None:
+    headers = {"Content-Type": content_type}
+    answer = harness.client.request("POST", "/validate", json.dumps(review()).encode(), headers)
+    assert (answer.status, answer.message) == (415, "a review is sent with Content-Type: application/json")
+    still_decides(harness)
+
+
+def test_a_content_type_with_a_charset_is_taken(harness: Harness) -> None:
+    headers = {"Content-Type": "Application/JSON; charset=utf-8"}
+    assert harness.client.request("POST", "/validate", json.dumps(review()).encode(), headers).status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
+def test_another_method_is_refused_and_told_which_one_is_right(harness: Harness, method: str) -> None:
+    answer = harness.client.request(method, "/validate")
+    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+    if method != "HEAD":
+        assert answer.message == "a review is sent with POST"
+    still_decides(harness)
+
+
+@pytest.mark.parametrize("path", ["/", "/validate/", "/Validate", "/readyz", "/metrics", "//validate"])
+def test_another_path_is_not_found(harness: Harness, path: str) -> None:
+    answer = harness.client.request("POST", path, b"{}", JSON)
+    assert (answer.status, answer.message) == (404, "there is nothing here; reviews are sent to /validate")
+    still_decides(harness)
+
+
+TOO_LARGE = "the review has more than 32 MiB, which is as much as driftwall reads"
+
+
+def test_a_body_of_40_mb_is_refused_by_its_length(harness: Harness) -> None:
+    answer = harness.client.post(b" " * 40_000_000)
+    assert (answer.status, answer.message) == (413, TOO_LARGE)
+    still_decides(harness)
+
+
+def test_a_body_that_is_too_long_is_refused_before_it_is_sent(harness: Harness) -> None:
+    with contextlib.closing(harness.client.connect()) as connection:
+        connection.putrequest("POST", "/validate")
+        for name, value in {**JSON, "Content-Length": str(MAX_BODY + 1), "Expect": "100-continue"}.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        assert connection.getresponse().status == 413
+    still_decides(harness)
+
+
+def test_a_body_of_40_mb_without_a_length_is_refused(harness: Harness) -> None:
+    answer = harness.client.post(b" " * 1_000_000 for _ in range(40))
+    assert (answer.status, answer.message) == (413, TOO_LARGE)
+    still_decides(harness)
+
+
+def test_a_body_just_within_the_limit_is_read(harness: Harness) -> None:
+    body = json.dumps(review()).encode()
+    answer = harness.client.post(body + b" " * (MAX_BODY - len(body)))
+    assert answer.status == 200
+
+
+def test_a_caller_who_leaves_before_its_body_is_complete_is_no_error(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = harness.client.connect()
+    connection.putrequest("POST", "/validate")
+    for name, value in {**JSON, "Content-Length": "1000", "Expect": "100-continue"}.items():
+        connection.putheader(name, value)
+    connection.endheaders(b"")
+    assert isinstance(connection.sock, socket.socket)
+    assert connection.sock.recv(100).startswith(b"HTTP/1.1 100 ")  # so it waits for the body now
+    connection.sock.sendall(json.dumps(review()).encode()[:100])
+    connection.close()
+    still_decides(harness)
+    assert caplog.messages == []
+    assert len(harness.logged()) == 1
+
+
+# ── errors of our own ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def assert_fails(answer: Answer, message: str) -> None:
+    assert (answer.status, answer.message) == (500, message)
+    assert b"allowed" not in answer.body
+
+
+@pytest.mark.parametrize("error", [ValueError("s3cr3t"), RecursionError("s3cr3t"), MemoryError(), KeyError("s3cr3t")])
+def test_whatever_goes_wrong_in_the_decision_is_no_allow(
+    harness: Harness, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.decide = raising(error)
+    answer = harness.client.post(review())
+    assert_fails(answer, INTERNAL)
+    (record,) = caplog.records
+    assert record.getMessage() == "no verdict on UPDATE of deployments.apps (uid 0b9e) by alice: driftwall failed"
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+    assert "s3cr3t" not in answer.body.decode()
+    assert harness.count("driftwall_review_errors_total", status="500") == 1
+    still_decides(harness)
+
+
+def test_an_endless_recursion_in_the_decision_is_no_allow(harness: Harness) -> None:
+    def deeper(*arguments: Any) -> Decision:
+        return deeper(*arguments)
+
+    harness.decide = deeper
+    assert_fails(harness.client.post(review()), INTERNAL)
+    still_decides(harness)
+
+
+def test_even_what_is_no_exception_is_no_allow(harness: Harness) -> None:
+    harness.decide = raising(asyncio.CancelledError())
+    assert harness.client.post(review()).status == 500
+    still_decides(harness)
+
+
+def test_an_answer_that_cannot_be_encoded_is_no_allow(harness: Harness) -> None:
+    broken = Decision(allowed=True, writer="untrusted", audit_annotations={"key": object()})  # type: ignore[dict-item]
+    harness.decide = lambda *_: broken
+    assert_fails(harness.client.post(review()), INTERNAL)
+
+
+def test_a_failure_to_count_or_log_comes_after_the_answer(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = threading.Event()
+
+    def fail(*_: object) -> None:
+        reached.set()
+        raise RuntimeError
+
+    monkeypatch.setattr(harness.metrics, "review", fail)
+    answer = harness.client.post(review())
+    assert (answer.status, answer.json["response"]["allowed"]) == (200, False)
+    assert reached.wait(PATIENCE)
+    monkeypatch.undo()
+    still_decides(harness)
+
+
+def test_without_policies_there_is_no_verdict(harness: Harness) -> None:
+    harness.policies.snapshot = None
+    answer = harness.client.post(review())
+    assert (answer.status, answer.message) == (503, "driftwall has not loaded its policies yet")
+
+
+def test_a_malformed_object_found_by_the_decision_is_the_callers_error(harness: Harness) -> None:
+    answer = harness.client.post(review(object=[]))
+    assert (answer.status, answer.message) == (400, "request.object must be a JSON object, not an array")
+
+
+# ── look-ups ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def ref(number: int) -> ObjectRef:
+    return ObjectRef("", "v1", "configmaps", "shop", f"c{number}")
+
+
+def wanting(count: int) -> Decide:
+    """A decision that asks for ``count`` objects, one after the other."""
+
+    def decide_so(
+        _: Review, __: Snapshot, objects: Mapping[ObjectRef, dict[str, Any] | None], ___: datetime
+    ) -> Decision:
+        for number in range(count):
+            if ref(number) not in objects:
+                raise LookupNeeded(ref(number))
+        return Decision(allowed=True, writer="untrusted")
+
+    return decide_so
+
+
+def test_what_a_decision_needs_is_looked_up(harness: Harness) -> None:
+    seen: list[object] = []
+
+    def decide_so(_: Review, __: Snapshot, objects: Mapping[ObjectRef, Any], now: datetime) -> Decision:
+        if PARENT not in objects:
+            raise LookupNeeded(PARENT)
+        seen.extend([objects[PARENT], now])
+        return Decision(allowed=True, writer="untrusted")
+
+    harness.decide = decide_so
+    harness.objects.answer = lambda _: {"kind": "Deployment"}
+    assert harness.client.post(review()).json["response"]["allowed"] is True
+    assert harness.objects.asked == [PARENT]
+    assert seen == [{"kind": "Deployment"}, NOW]
+
+
+def test_an_object_that_does_not_exist_is_told_as_none(harness: Harness) -> None:
+    harness.decide = wanting(1)
+    harness.objects.answer = lambda _: None
+    assert harness.client.post(review()).json["response"]["allowed"] is True
+
+
+def test_eight_look_ups_are_made_and_no_ninth(harness: Harness) -> None:
+    harness.decide = wanting(8)
+    assert harness.client.post(review()).status == 200
+    harness.decide = wanting(9)
+    assert_fails(
+        harness.client.post(review()),
+        "the verdict on this write needs more than 8 look-ups; the last is configmaps 'c8' in namespace 'shop'",
+    )
+    assert harness.objects.asked == [ref(number) for number in (*range(8), *range(8))]
+
+
+def test_a_look_up_that_fails_is_no_allow_and_its_reason_is_told(harness: Harness) -> None:
+    def fail(_: ObjectRef) -> None:
+        raise LookupFailed("deployments.apps 'web' could not be looked up: because")
+
+    harness.decide = wanting(1)
+    harness.objects.answer = fail
+    assert_fails(harness.client.post(review()), "deployments.apps 'web' could not be looked up: because")
+    still_decides(harness)
+
+
+def test_look_ups_that_take_too_long_together_are_no_allow(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(_: ObjectRef) -> None:
+        await asyncio.Event().wait()
+
+    harness.decide = wanting(1)
+    monkeypatch.setattr(harness.objects, "get", never)
+    assert_fails(
+        harness.client.post(review()),
+        "configmaps 'c0' in namespace 'shop' could not be looked up within 1 s; try again",
+    )
+
+
+def test_other_reviews_go_on_while_one_waits_for_a_look_up(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, go_on = threading.Event(), asyncio.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def wait(_: ObjectRef) -> dict[str, Any]:
+        loops.append(asyncio.get_running_loop())
+        waiting.set()
+        await go_on.wait()
+        return {}
+
+    def decide_so(a_review: Review, *arguments: Any) -> Decision:
+        return (wanting(1) if a_review.uid == "slow" else decide)(a_review, *arguments)
+
+    harness.decide = decide_so
+    monkeypatch.setattr(harness.objects, "get", wait)
+    monkeypatch.setattr("webhook.server.LOOKUP_SECONDS", PATIENCE)
+    answers: list[Answer] = []
+    thread = threading.Thread(target=lambda: answers.append(harness.client.post(review(uid="slow"))))
+    thread.start()
+    assert waiting.wait(PATIENCE)
+    assert harness.client.post(review()).status == 200
+    loops[0].call_soon_threadsafe(go_on.set)
+    thread.join(PATIENCE)
+    assert [answer.status for answer in answers] == [200]
+
+
+def test_no_message_of_the_server_shows_a_value_of_the_object(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"k": "Y2FuYXJ5"}}
+    for body in (review(object=secret, oldObject=[secret]), review(object=secret, uid="")):
+        assert "Y2FuYXJ5" not in harness.client.post(body).body.decode()
+    harness.decide = raising(ValueError("Y2FuYXJ5"))
+    assert "Y2FuYXJ5" not in harness.client.post(review(object=secret, oldObject=secret)).body.decode()
+    assert "Y2FuYXJ5" not in " ".join(caplog.messages)

@@ -1,0 +1,56 @@
+"""Decisions without a cluster: what a verdict must look up is taken from the reviews given before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from webhook.admission import ObjectRef, Review
+from webhook.decision import Decision, LookupNeeded, decide
+from webhook.errors import LookupFailed
+from webhook.policy import Snapshot
+
+# Kinds that a subresource takes or gives in place of the object itself.
+_NOT_THE_OBJECT = frozenset({"Scale", "Eviction", "Binding", "TokenRequest"})
+
+
+class RecordedObjects:
+    """The newest state of every object that a review has shown, whatever became of the write."""
+
+    def __init__(self) -> None:
+        self._objects: dict[tuple[str, str, str, str], Mapping[str, Any]] = {}
+
+    def remember(self, review: Review) -> None:
+        """Keep the object of ``review`` for the look-ups of later ones."""
+        if review.kind.kind in _NOT_THE_OBJECT or review.operation == "CONNECT":
+            return
+        if (obj := review.new or review.old) is not None:
+            metadata = obj.get("metadata")
+            namespace = metadata.get("namespace", "") if isinstance(metadata, dict) else ""
+            key = (review.resource.group, review.resource.resource, str(namespace or ""), review.name)
+            self._objects[key] = obj
+
+    def get(self, ref: ObjectRef) -> Mapping[str, Any] | None:
+        """The object at ``ref`` in the version it was last seen in, or None."""
+        return self._objects.get((ref.group, ref.resource, ref.namespace, ref.name))
+
+
+def decide_offline(review: Review, snapshot: Snapshot, recorded: RecordedObjects, now: datetime) -> Decision:
+    """As :func:`webhook.decision.decide`, with look-ups answered from ``recorded``.
+
+    Raises:
+        LookupFailed: no review before has shown an object that the verdict depends on.
+        MalformedReview: as ``decide``.
+    """
+    objects: dict[ObjectRef, Mapping[str, Any] | None] = {}
+    while True:
+        try:
+            return decide(review, snapshot, objects, now)
+        except LookupNeeded as needed:
+            found = recorded.get(needed.ref)
+            if found is None and needed.required:
+                raise LookupFailed(
+                    f"the verdict depends on {needed.ref}, which no review before has shown; give one that does first"
+                ) from None
+            objects[needed.ref] = found
