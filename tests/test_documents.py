@@ -132,7 +132,8 @@ def test_a_file_with_windows_line_ends_and_a_byte_order_mark_reads_the_same() ->
 
 @both_parsers
 def test_every_value_knows_its_line() -> None:
-    text = "# policy\n---\nkind: x\nspec:\n  match:\n    resources:\n      - apiGroups: [a]\n        resources:\n        - b\n"
+    head = "# policy\n---\nkind: x\nspec:\n  match:\n    resources:\n"
+    text = f"{head}      - apiGroups: [a]\n        resources:\n          - b\n"
     [document], _ = load_documents(text.encode(), "p.yaml")
     assert document.line == 3
     assert dict(document.lines) == {

@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import http.server
 import json
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +19,11 @@ import pytest
 import yaml
 from kubernetes.config import incluster_config
 
-from tests.serving import PATIENCE
+from tests.serving import PATIENCE, Certificates, certificates
+from webhook import pki
 from webhook.admission import ObjectRef
 from webhook.cluster import objects
-from webhook.cluster.connection import ApiServer, Offline, connect
+from webhook.cluster.connection import Offline, connect
 from webhook.cluster.objects import CACHE_BYTES, CACHE_OBJECTS, CACHE_SECONDS, ObjectReader
 from webhook.errors import LookupFailed, SettingsError
 
@@ -30,7 +36,7 @@ Respond = Callable[[http.server.BaseHTTPRequestHandler], None]
 class FakeApiServer:
     """An API server over real HTTP that answers as a test says, path by path."""
 
-    def __init__(self) -> None:
+    def __init__(self, made: Certificates | None = None) -> None:
         self.requests: list[str] = []
         self.tokens: list[str | None] = []
         self.answers: dict[str, Respond] = {}
@@ -38,6 +44,7 @@ class FakeApiServer:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def do_GET(self) -> None:
                 fake.requests.append(self.path)
@@ -48,6 +55,10 @@ class FakeApiServer:
                 pass
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if made is not None:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(made.cert_file, made.key_file)
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
@@ -138,7 +149,12 @@ def reads(fake: FakeApiServer, tmp_path: Path) -> Iterator[Reads]:
     reads.close()
 
 
-PREFIX = "deployments.apps 'web' in namespace 'shop' could not be looked up"
+def soon() -> float:
+    """A deadline that no test reaches."""
+    return time.monotonic() + PATIENCE
+
+
+PREFIX = f"{WEB} could not be looked up"
 
 
 def test_an_object_is_read_with_the_token_of_the_kubeconfig(fake: FakeApiServer, reads: Reads) -> None:
@@ -245,7 +261,7 @@ def test_an_answer_that_comes_drop_by_drop_fails_the_look_up(fake: FakeApiServer
 
 def test_an_api_server_that_is_down_fails_the_look_up(fake: FakeApiServer, reads: Reads) -> None:
     fake.close()
-    assert reads.failure() == f"{PREFIX}: the API server cannot be reached (NewConnectionError); try again"
+    assert reads.failure() == f"{PREFIX}: the API server cannot be reached; try again"
 
 
 @pytest.mark.parametrize("body", [b"", b"hello", b"[]", b'"x"', b"null", b'{"a":' * 9000 + b"1" + b"}" * 9000])
@@ -384,69 +400,74 @@ def test_a_kubeconfig_that_cannot_be_used_is_an_error_that_quotes_nothing_of_it(
     assert "s3cr3t" not in str(raised.value)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """What a pod finds of its service account, and the API server that it is for."""
+
+    token: Path
+    api: FakeApiServer
+
+
 @pytest.fixture
-def pod(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fake: FakeApiServer) -> Path:
-    """The token file of a pod's service account, and what else is in a pod."""
-    token, authority = tmp_path / "token", tmp_path / "ca.crt"
+def pod(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pod]:
+    made = certificates(tmp_path)
+    token = tmp_path / "token"
     token.write_text("of-the-pod")
-    authority.write_text("not read over plain HTTP")
+    api = FakeApiServer(made)
+    api.answers[WEB_PATH] = answering(200, DEPLOYMENT)
     monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
-    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(authority))
-    monkeypatch.setattr(incluster_config, "_join_host_port", lambda host, port: f"{host}:{port}")
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(made.ca_file))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
-    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(fake.port))
-    return token
-
-
-def over_plain_http(connection: ApiServer | Offline) -> ApiServer:
-    """The in-cluster configuration always speaks HTTPS; the fake API server does not."""
-    assert isinstance(connection, ApiServer)
-    load = connection._load  # noqa: SLF001 - the only way to the configuration
-
-    def plain() -> Any:
-        configuration = load()
-        configuration.host = configuration.host.replace("https:", "http:")
-        hook = configuration.refresh_api_key_hook
-
-        def keep_plain(refreshed: Any) -> None:
-            hook(refreshed)
-            refreshed.host = refreshed.host.replace("https:", "http:")
-
-        configuration.refresh_api_key_hook = keep_plain
-        return configuration
-
-    return ApiServer(plain)
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
+    yield Pod(token=token, api=api)
+    api.close()
 
 
 def test_in_a_cluster_the_pods_service_account_is_used_and_its_token_read_again(
-    fake: FakeApiServer, pod: Path, monkeypatch: pytest.MonkeyPatch
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection = over_plain_http(connect(None))
-    fake.answers[WEB_PATH] = answering(200, DEPLOYMENT)
-    deadline = objects.time.monotonic() + PATIENCE
-    assert connection.get(WEB_PATH, deadline).status == 200
-    pod.write_text("rotated")
-    real = incluster_config.datetime.datetime
+    connection = connect(None)
+    assert connection.get(WEB_PATH, soon()).status == 200
+    pod.token.write_text("rotated")
+    real = datetime.datetime
 
-    class Later(real):  # type: ignore[misc,valid-type]
+    class Later(datetime.datetime):
         @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            return real.now(tz) + incluster_config.datetime.timedelta(minutes=2)
+        def now(cls, tz: datetime.tzinfo | None = None) -> Later:
+            return cls.fromtimestamp(real.now(tz).timestamp() + 120, tz)
 
-    monkeypatch.setattr(incluster_config.datetime, "datetime", Later)
-    assert connection.get(WEB_PATH, deadline).status == 200
-    assert fake.tokens == ["bearer of-the-pod", "bearer rotated"]
+    monkeypatch.setattr(datetime, "datetime", Later)
+    assert connection.get(WEB_PATH, soon()).status == 200
+    assert pod.api.tokens == ["bearer of-the-pod", "bearer rotated"]
 
 
-def test_a_given_kubeconfig_goes_before_the_cluster(fake: FakeApiServer, pod: Path, tmp_path: Path) -> None:
+def test_a_token_that_is_gone_fails_the_look_up(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    pod.api.answers[WEB_PATH] = answering(401, {})
+    connection = connect(None)
+    assert connection.get(WEB_PATH, soon()).status == 401
+    pod.token.unlink()
+    with pytest.raises(LookupFailed) as raised:
+        connection.get(WEB_PATH, soon())
+    assert str(raised.value) == "driftwall cannot log in to the API server: Service token file does not exist."
+
+
+def test_an_api_server_with_another_ca_is_not_talked_to(pod: Pod, tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_bytes(pki.create_ca(now=datetime.datetime.now(UTC), lifetime=timedelta(1)).certificate)
+    with pytest.raises(LookupFailed) as raised:
+        connect(None).get(WEB_PATH, soon())
+    assert str(raised.value) == "the API server cannot be reached (SSLError); try again"
+    assert pod.api.tokens == []
+
+
+def test_a_given_kubeconfig_goes_before_the_cluster(fake: FakeApiServer, pod: Pod, tmp_path: Path) -> None:
     fake.answers[WEB_PATH] = answering(200, DEPLOYMENT)
     connection = connect(kubeconfig(tmp_path, fake.port))
-    assert connection.get(WEB_PATH, objects.time.monotonic() + PATIENCE).status == 200
+    assert connection.get(WEB_PATH, soon()).status == 200
     assert fake.tokens == ["Bearer first"]
 
 
-def test_a_pod_without_a_service_account_is_offline_and_says_so(pod: Path) -> None:
-    pod.unlink()
+def test_a_pod_without_a_service_account_is_offline_and_says_so(pod: Pod) -> None:
+    pod.token.unlink()
     connection = connect(None)
     assert isinstance(connection, Offline)
     assert connection.reason == (
@@ -459,7 +480,7 @@ def test_the_users_own_kubeconfig_comes_last(fake: FakeApiServer, tmp_path: Path
     kubeconfig(tmp_path, fake.port).rename(tmp_path / ".kube" / "config")
     fake.answers[WEB_PATH] = answering(200, DEPLOYMENT)
     connection = connect(None)
-    assert connection.get(WEB_PATH, objects.time.monotonic() + PATIENCE).status == 200
+    assert connection.get(WEB_PATH, soon()).status == 200
     assert fake.tokens == ["Bearer first"]
 
 

@@ -175,8 +175,11 @@ def _alternatives(error: _Error) -> set[str]:
 
 def _closest(name: object, known: Iterable[str]) -> list[str]:
     """The known key that ``name`` seems to mean, if any; case does not count."""
+    if not isinstance(name, str):
+        return []
     lower = {key.lower(): key for key in known}
-    return [lower[match] for match in difflib.get_close_matches(str(name)[:100].lower(), lower, n=1)]
+    # A typing error leaves a resemblance above 0.7; that of "fields" and "fieldManagers" is 0.63.
+    return [lower[match] for match in difflib.get_close_matches(name[:100].lower(), lower, n=1, cutoff=0.7)]
 
 
 def _did_you_mean(name: object, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ Objects = Mapping[ObjectRef, Mapping[str, Any] | None]
 
 
 class LookupNeeded(Exception):
-    """``decide`` cannot go on before it knows the object at ``ref``; it can do without one unless it is ``required``."""
+    """``decide`` must know the object at ``ref``; it can do without one unless it is ``required``."""
 
     def __init__(self, ref: ObjectRef, *, required: bool = True) -> None:
         super().__init__(str(ref))

@@ -35,8 +35,9 @@ def find() -> Binaries:
     """
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     if not assets:
+        etcd = _found_or_installed("etcd", "etcd-server")  # first, so that it does not fail after a long build
         built = _built_from_debian()
-        return _together(_found_or_installed("etcd", "etcd-server"), built, built / "kubectl")
+        return _together(etcd, built, built / "kubectl")
     folder = Path(assets).absolute()
     missing = [name for name in ("kube-apiserver", "kube-controller-manager") if not _executable(folder / name)]
     if missing:
@@ -85,7 +86,7 @@ def _built_from_debian() -> Path:
         if kept is not None:
             return kept
         for left in cache.glob("build-*"):  # nobody else builds while the lock is ours: it is of a run that was killed
-            shutil.rmtree(left)
+            shutil.rmtree(left, ignore_errors=True)
         # Beside its destination, so that the rename at the end stays on one file system.
         with tempfile.TemporaryDirectory(prefix="build-", dir=cache, ignore_cleanup_errors=True) as scratch:
             version, built = debian.build(Path(scratch))

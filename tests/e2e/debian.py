@@ -26,6 +26,10 @@ _INSTEAD = "set KUBEBUILDER_ASSETS to a folder with etcd, kube-apiserver, kube-c
 _LINE_EVERY = 15.0  # seconds between two lines of progress: often enough to tell a long build from a hung one
 _APT_LOCK = "DPkg::Lock::Timeout=600"  # seconds to wait for another apt-get on this machine
 _GO_TOOLS = Path("/usr/lib/go/bin")  # where Debian's golang-go links its default version
+_GO_SOURCES = Path("/usr/share/gocode/src")  # where Debian's Go libraries are
+# The source's own copy (1.0.1) crashes under Go 1.18 and later as soon as a map is encoded, that is with the first
+# CustomResourceDefinition; Debian's package is the release that put it right.
+_REPLACED = {"github.com/modern-go/reflect2": "golang-github-modern-go-reflect2-dev"}
 
 
 class PreparationError(RuntimeError):
@@ -64,6 +68,7 @@ def build(scratch: Path) -> tuple[str, Path]:
     missing = {package for command, package in wanted.items() if shutil.which(command) is None}
     if not (_GO_TOOLS / "go").exists():
         missing.add("golang-go")
+    missing |= {package for library, package in _REPLACED.items() if not (_GO_SOURCES / library).is_dir()}
     if missing:
         install(missing)
     description = _download_source(scratch)
@@ -73,14 +78,18 @@ def build(scratch: Path) -> tuple[str, Path]:
     source.parent.mkdir(parents=True)
     # apt-get has checked the archives against the signed index; dpkg-source would want a keyring of its own.
     unpack = ["dpkg-source", "--no-check", "-x", str(description), str(source)]
-    _run_with_progress(unpack, scratch, {}, f"unpacking kubernetes {version}")
+    _run_with_progress(unpack, scratch, None, f"unpacking kubernetes {version}")
+    for library in _REPLACED:
+        shutil.rmtree(source / "vendor" / library)
+        shutil.copytree(_GO_SOURCES / library, source / "vendor" / library)
     home = scratch / "home"
     home.mkdir()
+    # Nothing else: an outer make, GOFLAGS or a KUBE_ variable of this shell would change what is built.
     environment = {
         "PATH": f"{_GO_TOOLS}:{os.environ.get('PATH', os.defpath)}",
         "HOME": str(home),
+        "TMPDIR": str(home),
         "GOPATH": str(gopath),
-        "GOCACHE": str(scratch / "cache"),
         "GOPROXY": "off",
         "CGO_ENABLED": "0",
         "KUBE_GIT_VERSION": "v" + UPSTREAM.rpartition("really")[2],
@@ -113,9 +122,9 @@ def _download_source(scratch: Path) -> Path:
         "APT::Sandbox::User": "",  # the user _apt may not enter the cache folder
     }
     apt_get = ["apt-get", "-q", *(part for key, value in options.items() for part in ("-o", f"{key}={value}"))]
-    _run_with_progress([*apt_get, "update"], scratch, {}, "reading Debian's index of sources")
+    _run_with_progress([*apt_get, "update"], scratch, None, "reading Debian's index of sources")
     fetch = [*apt_get, "source", "--download-only", "--only-source", f"kubernetes={_source_version(apt_get)}"]
-    _run_with_progress(fetch, scratch, {}, "downloading the source of kubernetes, 35 MB")
+    _run_with_progress(fetch, scratch, None, "downloading the source of kubernetes, 35 MB")
     return next(scratch.glob("kubernetes_*.dsc"))
 
 
@@ -144,8 +153,11 @@ def _source_version(apt_get: list[str]) -> str:
     raise PreparationError(f"kube-apiserver: apt's sources offer {offer}, not {UPSTREAM} of Debian 12; {_INSTEAD}")
 
 
-def _run_with_progress(command: list[str], cwd: Path, environment: Mapping[str, str], doing: str) -> None:
-    """Run a command that may take minutes, with a line of progress every 15 s; raise PreparationError if it fails."""
+def _run_with_progress(command: list[str], cwd: Path, environment: Mapping[str, str] | None, doing: str) -> None:
+    """Run a command that may take minutes, in this process's environment unless one is given, and tell how it goes.
+
+    Raises PreparationError if it fails.
+    """
     say(f"{doing} …")
     begun = time.monotonic()
     log = cwd / "output.log"
@@ -153,7 +165,7 @@ def _run_with_progress(command: list[str], cwd: Path, environment: Mapping[str, 
         process = subprocess.Popen(
             ["nice", *command],
             cwd=cwd,
-            env={**os.environ, **environment},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

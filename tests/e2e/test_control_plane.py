@@ -26,6 +26,21 @@ def deployment(name: str, *, replicas: int = 2) -> Object:
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": specification}
 
 
+def things() -> Object:
+    """A CustomResourceDefinition with a scale subresource."""
+    subresources = {"scale": {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}}
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    version = {"name": "v1", "served": True, "storage": True, "subresources": subresources, "schema": schema}
+    named = {"kind": "Thing", "plural": "things", "singular": "thing"}
+    specification = {"group": "driftwall.test", "scope": "Namespaced", "names": named, "versions": [version]}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "things.driftwall.test"},
+        "spec": specification,
+    }
+
+
 def create_deployment(plane: ControlPlane, namespace: str, name: str, *, replicas: int = 2) -> None:
     path = DEPLOYMENTS.format(namespace=plane.create_namespace(namespace))
     status, answer = plane.raw("POST", path, deployment(name, replicas=replicas))
@@ -144,6 +159,20 @@ def test_a_webhook_that_is_down_blocks_writes_until_it_is_taken_away(control_pla
     control_plane.kubectl(*create)
 
 
+def test_a_mutating_webhook_stands_beside_the_validating_one(control_plane: ControlPlane) -> None:
+    namespace = control_plane.create_namespace("both")
+    with recording() as mutating, recording() as validating:
+        control_plane.register_webhook(mutating.url, mutating.ca_pem, kind="mutating")
+        control_plane.register_webhook(validating.url, validating.ca_pem)
+        try:
+            control_plane.kubectl("create", "configmap", "one", "-n", namespace, user="alice")
+        finally:
+            control_plane.unregister_webhook(kind="mutating")
+            control_plane.unregister_webhook()
+        assert mutating.requests(name="one")
+        assert validating.requests(name="one")
+
+
 def test_a_rollout_creates_pods_through_the_real_controllers(control_plane: ControlPlane) -> None:
     create_deployment(control_plane, "rollout", "web", replicas=2)
     control_plane.wait_for(lambda: len(names(control_plane, "pods", "rollout")) == 2, "two pods")
@@ -172,6 +201,17 @@ def test_the_scale_subresource_works(control_plane: ControlPlane) -> None:
     assert scale["kind"] == "Scale"
     assert scale["spec"] == {"replicas": 3}
     control_plane.wait_for(lambda: len(names(control_plane, "pods", "scaled")) == 3, "three pods")
+
+
+def test_custom_resources_are_served_and_scaled(control_plane: ControlPlane) -> None:
+    namespace = control_plane.create_namespace("custom")
+    control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(things()))
+    control_plane.kubectl("wait", "--for=condition=Established", "crd/things.driftwall.test")
+    thing = {"apiVersion": "driftwall.test/v1", "kind": "Thing", "metadata": {"name": "one"}, "spec": {"replicas": 1}}
+    apply = ("apply", "--server-side", "-n", namespace, "-f", "-")
+    control_plane.wait_for(lambda: control_plane.kubectl(*apply, stdin=json.dumps(thing)), "the new kind to be served")
+    control_plane.kubectl("scale", "thing/one", "--replicas=2", "-n", namespace, user="alice")
+    assert control_plane.get("things.driftwall.test", "one", namespace)["spec"] == {"replicas": 2}
 
 
 def test_an_autoscaler_keeps_replicas_within_its_bounds_without_any_metrics(control_plane: ControlPlane) -> None:

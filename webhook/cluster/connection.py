@@ -70,6 +70,8 @@ class ApiServer:
             if (client := self._client) is None:
                 client = self._client = _client(self._load())
             answer = _get(client, path, deadline)
+        except urllib3.exceptions.NewConnectionError:  # it counts as a timeout in urllib3, and is none
+            raise LookupFailed("the API server cannot be reached; try again") from None
         except (urllib3.exceptions.TimeoutError, TimeoutError):
             raise LookupFailed("the API server did not answer in time; try again") from None
         except (urllib3.exceptions.HTTPError, OSError) as error:

@@ -33,6 +33,7 @@ that a real API server wrote down, and shows who tried what, and what kubectl wo
 # A start takes under a second; a machine that is busy with something else gets this long.
 _START_SECONDS: Final = 30
 _CALL_SECONDS: Final = 10
+_KUBECTL: Final = 'Error from server (Forbidden): admission webhook "validate.driftwall.io" denied the request:'
 _GREEN, _RED, _BOLD, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
 
 
@@ -127,7 +128,7 @@ def _text(outcome: _Outcome) -> str:
     lines = [f"{verdict}  {name}  ({outcome.milliseconds:.1f} ms)"]
     if not outcome.allowed:
         # As kubectl shows it.
-        said = f'Error from server (Forbidden): admission webhook "validate.driftwall.io" denied the request: {outcome.message}'
+        said = f"{_KUBECTL} {outcome.message}"
         lines += [f"         {line}" for line in said.splitlines()]
         lines.append("")
     return "\n".join(lines)
@@ -144,7 +145,9 @@ def _server(policies: Path, folder: Path) -> Iterator[str]:
     ]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("DRIFTWALL_", "KUBE"))}
     environment["HOME"] = str(folder)
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(  # noqa: S603 - this Python, and files of our own
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    )
     try:
         yield _address(process)
     finally:

@@ -1,0 +1,411 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from tests.serving import (
+    PATIENCE,
+    POLICY,
+    Certificates,
+    Client,
+    answer_of,
+    certificates,
+    deployment,
+    environment,
+    review,
+)
+from webhook import pki
+
+LOOPBACK = ("--listen", "127.0.0.1:0", "--management-listen", "127.0.0.1:0")
+
+
+def command(made: Certificates, *extra: str) -> list[str]:
+    files = ("--tls-cert", str(made.cert_file), "--tls-key", str(made.key_file))
+    policies = str(made.ca_file.parent / "policy.yaml")
+    return [sys.executable, "-m", "webhook", "serve", "--policies", policies, *files, *LOOPBACK, *extra]
+
+
+class Process:
+    """A real ``driftwall serve`` that is ready."""
+
+    def __init__(self, made: Certificates, *extra: str) -> None:
+        self.decisions = made.ca_file.parent / "decisions.jsonl"
+        with self.decisions.open("wb") as out:
+            self.process = subprocess.Popen(
+                command(made, *extra), stdout=out, stderr=subprocess.PIPE, text=True, env=environment()
+            )
+        self.messages: list[dict[str, Any]] = []
+        addresses = self.message("ready")
+        self.client = Client(port=int(addresses["listen"].rpartition(":")[2]), tls=made.client())
+        self.management = Client(port=int(addresses["management"].rpartition(":")[2]))
+
+    def message(self, text: str) -> dict[str, Any]:
+        """The next message with this text; waits for it."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.messages.append(json.loads(line))
+            if self.messages[-1]["message"] == text:
+                return self.messages[-1]
+        raise AssertionError(f"it ended without the message {text!r}: {self.messages}")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait for the exit code."""
+        self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> int:
+        code = self.process.wait(PATIENCE)
+        assert self.process.stderr is not None
+        self.messages += [json.loads(line) for line in self.process.stderr]
+        return code
+
+    def logged(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.decisions.read_text().splitlines()]
+
+
+@contextlib.contextmanager
+def started(made: Certificates, *extra: str) -> Iterator[Process]:
+    running = Process(made, *extra)
+    try:
+        yield running
+    finally:
+        running.process.kill()
+        running.process.wait()
+        assert running.process.stderr is not None
+        running.process.stderr.close()
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Certificates:
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    return certificates(tmp_path)
+
+
+@pytest.fixture
+def running(made: Certificates) -> Iterator[Process]:
+    with started(made) as process:
+        yield process
+
+
+def test_it_gets_ready_decides_counts_logs_and_ends_with_0(running: Process) -> None:
+    assert running.management.request("GET", "/livez").status == 200
+    assert running.management.request("GET", "/readyz").body == b"ok\n"
+    assert running.client.post(review()).json["response"]["allowed"] is False
+    metrics = running.management.request("GET", "/metrics").body.decode()
+    assert 'driftwall_reviews_total{mode="enforce",operation="UPDATE",verdict="deny",writer="untrusted"} 1.0' in metrics
+    assert "driftwall_policies 1.0" in metrics
+    assert "driftwall_build_info{" in metrics
+    assert running.stop() == 0
+    (line,) = running.logged()
+    assert (line["uid"], line["allowed"], line["policies"][0]["name"]) == ("0b9e", False, "replicas")
+    assert [message["level"] for message in running.messages] == ["warning", "info", "info"]  # offline, ready, stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_either_signal_ends_it_with_0(running: Process, number: int) -> None:
+    assert running.stop(number) == 0
+
+
+def test_a_request_in_flight_is_answered_before_it_ends_and_it_is_unready_meanwhile(running: Process) -> None:
+    body = json.dumps(review()).encode()
+    with contextlib.closing(running.client.connect()) as connection:
+        send_headers(connection, len(body))
+        running.process.send_signal(signal.SIGTERM)
+        running.message("shutting down; a second signal ends it at once")
+        unready = running.management.request("GET", "/readyz")
+        assert (unready.status, unready.body) == (503, b"shutdown: finishing the requests in flight\n")
+        assert isinstance(connection.sock, socket.socket)
+        connection.sock.sendall(body)
+        answer = answer_of(connection.getresponse())
+    assert (answer.status, answer.json["response"]["allowed"]) == (200, False)
+    assert answer.headers["connection"] == "close"
+    assert running.ended() == 0
+    assert [line["uid"] for line in running.logged()] == ["0b9e"]
+
+
+def test_a_second_signal_ends_it_at_once(running: Process) -> None:
+    with contextlib.closing(running.client.connect()) as connection:
+        send_headers(connection, 1000)
+        running.process.send_signal(signal.SIGTERM)
+        running.message("shutting down; a second signal ends it at once")
+        assert running.stop(signal.SIGINT) == 128 + signal.SIGINT
+
+
+def test_idle_connections_do_not_keep_it_from_ending(running: Process) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(60):
+            connection = stack.enter_context(contextlib.closing(running.client.connect()))
+            connection.connect()
+        assert running.client.post(review()).status == 200
+        assert running.stop() == 0
+
+
+def send_headers(connection: Any, length: int) -> None:
+    """Begin a request, and go on once the server has seen that."""
+    connection.putrequest("POST", "/validate")
+    headers = {"Content-Type": "application/json", "Content-Length": str(length), "Expect": "100-continue"}
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    assert connection.sock.recv(100).startswith(b"HTTP/1.1 100 ")
+
+
+# ── TLS ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def old_tls(made: Certificates) -> ssl.SSLContext:
+    context = made.client()
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")  # without it the client itself would not speak so old a version
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    return context
+
+
+def test_tls_1_1_is_refused_and_1_2_taken(running: Process, made: Certificates) -> None:
+    with pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"):
+        Client(port=running.client.port, tls=old_tls(made)).post(review())
+    tls_1_2 = made.client()
+    tls_1_2.maximum_version = ssl.TLSVersion.TLSv1_2
+    assert Client(port=running.client.port, tls=tls_1_2).post(review()).status == 200
+
+
+def test_http_2_is_not_offered(running: Process, made: Certificates) -> None:
+    tls = made.client()
+    tls.set_alpn_protocols(["h2", "http/1.1"])
+    address = ("127.0.0.1", running.client.port)
+    with socket.create_connection(address) as raw, tls.wrap_socket(raw, server_hostname="localhost") as wrapped:
+        assert wrapped.selected_alpn_protocol() == "http/1.1"
+
+
+def test_a_caller_without_tls_gets_nowhere_and_nothing_is_logged(running: Process) -> None:
+    with pytest.raises(OSError, match=r"reset|closed|Remote end"):
+        Client(port=running.client.port).post(review())
+    assert running.client.post(review()).status == 200
+    assert running.stop() == 0
+    assert [message["level"] for message in running.messages] == ["warning", "info", "info"]
+
+
+def client_certificate(ca: pki.KeyPair, file: Path) -> Path:
+    authority = x509.load_pem_x509_certificate(ca.certificate)
+    authority_key = serialization.load_pem_private_key(ca.key, password=None)
+    assert isinstance(authority_key, ec.EllipticCurvePrivateKey)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kube-apiserver")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(
+        authority.subject, name, key.public_key(), 1, now - timedelta(hours=1), now + timedelta(hours=1)
+    ).add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+    pem, unencrypted = serialization.Encoding.PEM, serialization.NoEncryption()
+    file.write_bytes(
+        builder.sign(authority_key, hashes.SHA256()).public_bytes(pem)
+        + key.private_bytes(pem, serialization.PrivateFormat.PKCS8, unencrypted)
+    )
+    return file
+
+
+def test_with_a_client_ca_only_its_clients_may_call(made: Certificates, tmp_path: Path) -> None:
+    clients = pki.create_ca(now=datetime.now(UTC), lifetime=timedelta(days=1))
+    strangers = pki.create_ca(now=datetime.now(UTC), lifetime=timedelta(days=1))
+    (tmp_path / "clients.crt").write_bytes(clients.certificate)
+    with started(made, "--client-ca", str(tmp_path / "clients.crt")) as running:
+        with pytest.raises(ssl.SSLError, match="ALERT_CERTIFICATE_REQUIRED"):
+            running.client.post(review())
+        stranger = made.client()
+        stranger.load_cert_chain(client_certificate(strangers, tmp_path / "stranger.pem"))
+        with pytest.raises(ssl.SSLError, match="ALERT_UNKNOWN_CA"):
+            Client(port=running.client.port, tls=stranger).post(review())
+        known = made.client()
+        known.load_cert_chain(client_certificate(clients, tmp_path / "client.pem"))
+        assert Client(port=running.client.port, tls=known).post(review()).status == 200
+        assert running.stop() == 0
+        assert [message["level"] for message in running.messages] == ["warning", "info", "info"]
+
+
+# ── addresses ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_address_of_both_families_is_listened_on_with_brackets_and_colons(made: Certificates) -> None:
+    with started(made, "--listen", "[::]:0") as running:
+        assert running.messages[-1]["listen"] == f"https://[::]:{running.client.port}"
+        assert running.client.post(review()).status == 200  # over IPv4
+        with socket.create_connection(("::1", running.client.port)):
+            pass
+
+
+def test_the_environment_says_where_to_listen(made: Certificates) -> None:
+    names = {"DRIFTWALL_POLICIES": "policy.yaml", "DRIFTWALL_TLS_CERT": "tls.crt", "DRIFTWALL_TLS_KEY": "tls.key"}
+    loopback = {"DRIFTWALL_LISTEN": "127.0.0.1:0", "DRIFTWALL_MANAGEMENT_LISTEN": "127.0.0.1:0"}
+    path = {"PYTHONPATH": str(Path.cwd())}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "webhook", "serve"], cwd=made.ca_file.parent, env=environment(**names, **loopback, **path),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        assert any(json.loads(line)["message"] == "ready" for line in process.stderr)
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close() if process.stderr else None
+
+
+# ── starts that cannot succeed ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def failed_start(arguments: Sequence[str]) -> tuple[int, list[str]]:
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    return done.returncode, lines
+
+
+def test_a_port_that_is_taken_is_69(made: Certificates) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert failed_start(command(made, "--listen", address)) == (
+            69, [f"driftwall: --listen: cannot listen on {address}: Address already in use"],
+        )  # fmt: skip
+
+
+def test_an_address_of_another_machine_is_69(made: Certificates) -> None:
+    code, lines = failed_start(command(made, "--management-listen", "192.0.2.1:0"))
+    assert (code, lines) == (
+        69, ["driftwall: --management-listen: cannot listen on 192.0.2.1:0: Cannot assign requested address"],
+    )  # fmt: skip
+
+
+def test_a_certificate_that_is_missing_is_66(made: Certificates) -> None:
+    made.cert_file.unlink()
+    assert failed_start(command(made)) == (
+        66, [f"driftwall: --tls-cert: {made.cert_file} cannot be read: No such file or directory"],
+    )  # fmt: skip
+
+
+def test_a_key_of_another_certificate_is_78(made: Certificates) -> None:
+    made.key_file.write_bytes(made.ca.key)
+    assert failed_start(command(made)) == (
+        78,
+        [f"driftwall: {made.cert_file} with {made.key_file}: the certificate and the key do not belong together"],
+    )
+
+
+def test_a_certificate_that_has_expired_is_78(made: Certificates) -> None:
+    then = datetime(2026, 1, 1, tzinfo=UTC) - timedelta(days=1000)
+    ca = pki.create_ca(now=then, lifetime=timedelta(days=9999))
+    old = pki.create_serving(ca, ["localhost"], now=then, lifetime=timedelta(days=1))
+    made.cert_file.write_bytes(old.certificate)
+    made.key_file.write_bytes(old.key)
+    assert failed_start(command(made)) == (
+        78,
+        [
+            f"driftwall: {made.cert_file} with {made.key_file}: "
+            f"the certificate expired at {then + timedelta(days=1):%Y-%m-%d} 00:00:00 UTC"
+        ],
+    )
+
+
+def test_a_client_ca_that_is_none_is_78(made: Certificates) -> None:
+    assert failed_start(command(made, "--client-ca", str(made.key_file))) == (
+        78,
+        [f"driftwall: --client-ca: {made.key_file}: the CA file holds no certificate in PEM form, or a damaged one"],
+    )
+
+
+def test_policies_that_do_not_load_are_78_with_every_problem(made: Certificates) -> None:
+    broken = POLICY.replace("enforce", "enforced").replace("replicas]", "'replicas[']")
+    (made.ca_file.parent / "policy.yaml").write_text(broken)
+    code, lines = failed_start(command(made))
+    assert code == 78
+    assert len(lines) == 2
+    assert all("policy.yaml:" in line for line in lines)
+
+
+def test_a_kubeconfig_that_is_missing_is_66(made: Certificates) -> None:
+    assert failed_start(command(made, "--kubeconfig", "/nonexistent/config")) == (
+        66, ["driftwall: --kubeconfig: /nonexistent/config cannot be read: No such file or directory"],
+    )  # fmt: skip
+
+
+def test_settings_that_are_missing_are_64() -> None:
+    code, lines = failed_start([sys.executable, "-m", "webhook", "serve"])
+    assert code == 64
+    assert lines[0] == "driftwall: --policies PATH (or DRIFTWALL_POLICIES) is required"
+
+
+# ── what it does without ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_look_up_without_an_api_server_fails_closed_and_says_what_to_do(running: Process) -> None:
+    scale = {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "web", "namespace": "shop"}}
+    answer = running.client.post(
+        review(
+            kind={"group": "autoscaling", "version": "v1", "kind": "Scale"},
+            subResource="scale",
+            oldObject={**scale, "spec": {"replicas": 2}},
+            object={**scale, "spec": {"replicas": 5}},
+        )
+    )
+    assert answer.status == 500
+    assert "driftwall has no way to the API server" in answer.message
+    assert answer.message.endswith("start it with --kubeconfig FILE")
+
+
+def test_a_stdout_that_nobody_reads_holds_up_no_reply(made: Certificates) -> None:
+    reading, writing = os.pipe()
+    with subprocess.Popen(
+        command(made), stdout=writing, stderr=subprocess.PIPE, text=True, env=environment()
+    ) as process:
+        os.close(writing)
+        assert process.stderr is not None
+        ready = next(line for line in map(json.loads, process.stderr) if line["message"] == "ready")
+        client = Client(port=int(ready["listen"].rpartition(":")[2]), tls=made.client())
+        # More than a pipe holds (64 KiB).
+        for _ in range(300):
+            assert client.post(review()).status == 200
+        os.close(reading)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+
+
+def test_a_canary_in_a_secret_is_nowhere(made: Certificates) -> None:
+    def secret(value: str) -> dict[str, Any]:
+        labels = deployment(1)["metadata"]["labels"]
+        return {
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "shop", "labels": labels},
+            "data": {"password": value},
+        }  # fmt: skip
+
+    policy = POLICY.replace("spec.replicas", "data.*")
+    (made.ca_file.parent / "policy.yaml").write_text(policy)
+    with started(made) as running:
+        of_secret = {"kind": {"group": "", "version": "v1", "kind": "Secret"}}
+        resource = {"resource": {"group": "", "version": "v1", "resource": "secrets"}, "name": "s"}
+        answer = running.client.post(
+            review(**of_secret, **resource, oldObject=secret("Y2FuYXJ5MQ=="), object=secret("Y2FuYXJ5Mg=="))
+        )
+        assert answer.json["response"]["allowed"] is False
+        metrics = running.management.request("GET", "/metrics").body
+        assert running.stop() == 0
+        everywhere = answer.body + metrics + running.decisions.read_bytes() + json.dumps(running.messages).encode()
+    for canary in (b"Y2FuYXJ5", b"canary"):
+        assert canary not in everywhere
+    assert b"data.password" in everywhere
