@@ -170,16 +170,25 @@ def serving(application: app.Application, made: Certificates) -> Iterator[Client
     port = listener.getsockname()[1]
     server = app.Server(application, [listener], app.tls_context(config))
 
+    stop = asyncio.Event()
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+    async def until_stopped() -> None:
+        running = asyncio.create_task(server.run_to_end())
+        await stop.wait()
+        await server.drain()
+        await running
+
     def run() -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(server.run_to_end())
+        with runner:
+            runner.run(until_stopped())
 
     thread = threading.Thread(target=run)
     thread.start()
     try:
         yield Client(port=port, tls=made.client())
     finally:
-        server.should_exit = True
+        runner.get_loop().call_soon_threadsafe(stop.set)
         thread.join(PATIENCE)
     assert not thread.is_alive()
 

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -265,6 +265,15 @@ def message(pipe: Pipe, **changes: Any) -> dict[str, Any]:
     return decoded
 
 
+def raised_by(function: Callable[[], None]) -> object:
+    """What ``sys.exc_info`` says in the handler of what ``function`` raises."""
+    try:
+        function()
+    except Exception:  # noqa: BLE001
+        return sys.exc_info()
+    return None
+
+
 def test_a_message_is_a_json_line_of_time_level_and_text(pipe: Pipe) -> None:
     assert message(pipe) == {"time": "2026-03-01T12:30:00.000000Z", "level": "warning", "message": "it is so"}
 
@@ -273,10 +282,7 @@ def test_an_exception_shows_where_and_what_and_never_its_text(pipe: Pipe) -> Non
     def fail() -> None:
         raise ValueError("canary")
 
-    try:
-        fail()
-    except ValueError:
-        line = message(pipe, exc_info=sys.exc_info())
+    line = message(pipe, exc_info=raised_by(fail))
     assert line["error"] == "ValueError"
     assert line["traceback"][-1].endswith(" fail")
     assert "canary" not in json.dumps(line)
@@ -286,10 +292,7 @@ def test_an_endless_recursion_shows_its_innermost_frames(pipe: Pipe) -> None:
     def deeper() -> None:
         deeper()
 
-    try:
-        deeper()
-    except RecursionError:
-        line = message(pipe, exc_info=sys.exc_info())
+    line = message(pipe, exc_info=raised_by(deeper))
     assert len(line["traceback"]) == 25
 
 

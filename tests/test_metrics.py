@@ -22,7 +22,7 @@ REVIEW = parse(json.dumps(review()).encode())
         (False, "enforce", "deny"),
     ],
 )
-def test_a_review_is_counted_by_what_became_of_it(allowed: bool, mode: str | None, expected: str) -> None:  # noqa: FBT001
+def test_a_review_is_counted_by_what_became_of_it(allowed: bool, mode: str | None, expected: str) -> None:
     decision = Decision(allowed=allowed, writer="automation:hpa", mode=mode)
     assert verdict(decision) == expected
     metrics = Metrics("1.2.3")

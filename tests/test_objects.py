@@ -99,14 +99,14 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-def kubeconfig(folder: Path, port: int, token: str = "first") -> Path:
+def kubeconfig(folder: Path, port: int, *, bearer: str = "first") -> Path:
     file = folder / "kubeconfig"
     content = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "test",
         "clusters": [{"name": "test", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
-        "users": [{"name": "test", "user": {"token": token}}],
+        "users": [{"name": "test", "user": {"token": bearer}}],
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
     }
     file.write_text(yaml.safe_dump(content))
@@ -230,7 +230,11 @@ def test_a_refusal_fails_the_look_up_and_is_neither_cached_nor_tried_again(
 
 def test_a_slow_api_server_fails_the_look_up_and_the_next_one_succeeds(fake: FakeApiServer, reads: Reads) -> None:
     go_on = threading.Event()
-    fake.answers[WEB_PATH] = lambda _: bool(go_on.wait(PATIENCE)) and None
+
+    def stall(_: http.server.BaseHTTPRequestHandler) -> None:
+        go_on.wait(PATIENCE)
+
+    fake.answers[WEB_PATH] = stall
     message = reads.failure()
     assert message in {
         f"{PREFIX} within 1 s; try again",
@@ -361,7 +365,7 @@ def test_an_object_larger_than_the_cache_is_read_and_not_kept(fake: FakeApiServe
 def test_credentials_that_were_refused_are_read_anew(fake: FakeApiServer, reads: Reads, tmp_path: Path) -> None:
     fake.answers[WEB_PATH] = answering(401, {})
     assert reads.failure() == f"{PREFIX}: the API server does not accept driftwall's credentials"
-    kubeconfig(tmp_path, fake.port, token="second")
+    kubeconfig(tmp_path, fake.port, bearer="second")
     fake.answers[WEB_PATH] = answering(200, DEPLOYMENT)
     assert reads.get() == DEPLOYMENT
     assert fake.tokens == ["Bearer first", "Bearer second"]

@@ -150,11 +150,11 @@ def test_what_is_no_host_gets_no_certificate(host: str) -> None:
 
 
 def test_a_certificate_needs_a_host() -> None:
-    with pytest.raises(CertificateError, match="^a serving certificate needs at least one host$"):
+    with pytest.raises(CertificateError, match=r"^a serving certificate needs at least one host$"):
         pki.create_serving(CA, [], now=NOW, lifetime=DAY)
 
 
 def test_the_certificates_of_a_ca_file_are_counted() -> None:
     assert pki.check_ca(CA.certificate * 2) == 2
-    with pytest.raises(CertificateError, match="^the CA file holds no certificate in PEM form, or a damaged one$"):
+    with pytest.raises(CertificateError, match=r"^the CA file holds no certificate in PEM form, or a damaged one$"):
         pki.check_ca(b"")

@@ -5,7 +5,9 @@ The contract is admission.k8s.io/v1: https://kubernetes.io/docs/reference/access
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -39,7 +41,7 @@ class UserInfo(msgspec.Struct, frozen=True, kw_only=True):
     username: str = ""
     uid: str = ""
     groups: tuple[str, ...] | None = ()
-    extra: dict[str, tuple[str, ...]] | None = None
+    extra: dict[str, tuple[str, ...] | None] | None = None
 
 
 class ObjectRef(NamedTuple):
@@ -126,6 +128,12 @@ class Review:
                 return name
         return ""
 
+    def with_new(self, new: dict[str, Any]) -> Review:
+        """The same request for another new object."""
+        other = copy.copy(self)
+        other.__dict__["new"] = new
+        return other
+
     @property
     def qualified_resource(self) -> str:
         """The resource without its subresource: ``deployments.apps``."""
@@ -203,8 +211,12 @@ def respond(
     message: str = "",
     warnings: tuple[str, ...] = (),
     audit_annotations: Mapping[str, str] | None = None,
+    patch: Sequence[Mapping[str, Any]] = (),
 ) -> bytes:
-    """The AdmissionReview that answers ``review``: the one place that stamps the uid. A denial has code 403."""
+    """The AdmissionReview that answers ``review``: the one place that stamps the uid. A denial has code 403.
+
+    ``patch`` is a JSONPatch (RFC 6902) of the new object.
+    """
     response: dict[str, Any] = {"uid": review.uid, "allowed": allowed}
     if not allowed:
         response["status"] = {"code": 403, "reason": "Forbidden", "message": message}
@@ -212,4 +224,7 @@ def respond(
         response["warnings"] = warnings
     if audit_annotations:
         response["auditAnnotations"] = audit_annotations
+    if patch:
+        response["patchType"] = "JSONPatch"
+        response["patch"] = b64encode(msgspec.json.encode(patch)).decode()
     return msgspec.json.encode({"apiVersion": API_VERSION, "kind": KIND, "response": response})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -24,10 +25,12 @@ import uvloop
 from webhook import audit, management, pki, settings
 from webhook.cluster.connection import Offline, connect
 from webhook.cluster.objects import ObjectReader
+from webhook.cluster.traces import Traces
 from webhook.decision import decide
 from webhook.errors import CertificateError, DriftwallError
 from webhook.management import Readiness
 from webhook.metrics import Metrics
+from webhook.mutation import mutate
 from webhook.policy_store import PolicyStore
 from webhook.server import ReviewServer
 from webhook.settings import Address, Option, Settings
@@ -37,6 +40,8 @@ from webhook.settings import Address, Option, Settings
 KEEP_ALIVE_SECONDS: Final = 120
 # What is in flight at shutdown gets as long as the API server waits for a webhook by default; kubelet kills after 30 s.
 DRAIN_SECONDS: Final = 10
+# And what is idle gets this long to close properly: a client that is there answers at once, others never do.
+CLOSE_SECONDS: Final = 1.0
 # Connections that wait to be accepted; the kernel cuts it to its own limit (net.core.somaxconn).
 BACKLOG: Final = 2048
 
@@ -89,8 +94,20 @@ class Server(uvicorn.Server):
         self.accepting.set()
 
     async def run_to_end(self) -> None:
-        """Serve until :attr:`should_exit` is set and the requests in flight are finished."""
+        """Serve until :meth:`drain`."""
         await self.serve(sockets=self._sockets)
+
+    async def drain(self) -> None:
+        """Accept no more, wait until the requests in flight are answered, and close all connections."""
+        self.should_exit = True
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + CLOSE_SECONDS
+        while self.server_state.connections and loop.time() < give_up:
+            if self.server_state.tasks:
+                await asyncio.wait(self.server_state.tasks)
+                give_up = loop.time() + CLOSE_SECONDS
+            await asyncio.sleep(0.05)  # uvicorn, too, finds out by looking, every 0.1 s
+        self.force_exit = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +133,7 @@ def run(config: Settings) -> int:
     messages = audit.LineWriter(2)
     audit.log_to(messages)
     objects = None
+    traces = None
     try:
         readiness = Readiness(certificate="not loaded yet", policies="not loaded yet", listener="not started yet")
         tls = tls_context(config)
@@ -127,8 +145,15 @@ def run(config: Settings) -> int:
         if isinstance(connection, Offline):
             _log.warning("offline, so writes that need a look-up will fail: %s", connection.reason)
         objects = ObjectReader(connection, on_result=metrics.lookup)
+        traces = Traces(connection, on_result=metrics.trace)
         review = ReviewServer(
-            policies=store, decide=decide, objects=objects, metrics=metrics, log=audit.DecisionLog(decisions)
+            policies=store,
+            decide=decide,
+            mutate=mutate,
+            objects=objects,
+            metrics=metrics,
+            log=audit.DecisionLog(decisions),
+            traces=traces,
         )
         parts = _Parts(
             review=review,
@@ -143,6 +168,8 @@ def run(config: Settings) -> int:
     finally:
         if objects is not None:
             objects.close()
+        if traces is not None:
+            traces.close()
         decisions.close()
         messages.close()
 
@@ -180,10 +207,10 @@ async def _serve(parts: _Parts) -> int:
             await stop.wait()
             parts.readiness.block("shutdown", "finishing the requests in flight")
             _log.info("shutting down; a second signal ends it at once")
-            review.should_exit = True
+            await review.drain()
             await reviewing
             # Only now, so that /readyz tells why until the last review is answered.
-            manage.should_exit = True
+            await manage.drain()
     except asyncio.CancelledError:
         if len(signals) > 1:
             return 128 + signals[-1]  # what a shell reports for a process that a signal ended
@@ -233,7 +260,9 @@ def listen(option: Option, address: Address) -> socket.socket:
         every = family == socket.AF_INET6 and sockaddr[0] == "::" and socket.has_dualstack_ipv6()
         return socket.create_server(sockaddr, family=family, backlog=BACKLOG, dualstack_ipv6=every)
     except OSError as error:
-        raise DriftwallError(f"{option.flag}: cannot listen on {address}: {error.strerror}") from error
+        # Python adds the address to strerror; a name that does not resolve has a number of its own, below zero.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise DriftwallError(f"{option.flag}: cannot listen on {address}: {reason}") from error
 
 
 def _bound(listener: socket.socket) -> Address:

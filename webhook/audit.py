@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from webhook.admission import Review
-from webhook.decision import Decision, Violation
+from webhook.decision import BreakGlassUse, Decision, Violation
 from webhook.text import cut
 
 # Fields of one violated policy in one line. A person's edit changes a few; a hundred tell the story of any other.
@@ -39,7 +39,8 @@ _FRAMES: Final = 25
 def record(review: Review, decision: Decision, *, time: datetime, seconds: float) -> dict[str, Any]:
     """One line of the decision log, as INTERFACE.md has it; ``file`` is the review command's to put before it.
 
-    ``time`` is when the review was decided, ``seconds`` how long that took. No value of an object is in it.
+    ``time`` is when the review was decided, ``seconds`` how long that took. No value of an object is in it but those
+    that the denial itself shows to the person.
     """
     managed_by = decision.managed_by
     return {
@@ -60,12 +61,23 @@ def record(review: Review, decision: Decision, *, time: datetime, seconds: float
         },
         "allowed": decision.allowed,
         "mode": decision.mode,
-        "breakGlass": None,
+        "breakGlass": decision.break_glass and _break_glass(decision.break_glass),
         "dryRun": review.dry_run,
         "policies": [_policy(violation) for violation in decision.violations],
         "message": decision.message,
         "warnings": list(decision.warnings),
         "seconds": round(seconds, 6),
+    }
+
+
+def _break_glass(use: BreakGlassUse) -> dict[str, Any]:
+    return {
+        "action": use.action,
+        "by": cut(use.by, MAX_TEXT),
+        "reason": cut(use.reason, MAX_TEXT),
+        "expires": use.expires,
+        "on": cut(use.on, MAX_TEXT),
+        "policies": [_policy(violation) for violation in use.violations],
     }
 
 

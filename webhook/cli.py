@@ -20,11 +20,12 @@ from webhook.errors import (
     SettingsError,
 )
 
-# Name -> what --help says of it. The module is webhook.commands.NAME.
+# Name -> what --help says of it. The module is webhook.commands.NAME, with _ for -.
 COMMANDS: Final = {
     "serve": "run the webhook",
     "lint": "check policy files, every error at once",
     "review": "decide recorded AdmissionReviews offline",
+    "webhook-config": "the webhook configurations that these policies need",
     "explain": "show the configuration in force, a field set or a tool",
     "certs": "create the serving certificate",
     "demo": "see it refuse manual edits, on this machine, in seconds",
@@ -92,7 +93,7 @@ def build_parser(chosen: str | None) -> Parser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
         if name == chosen:
-            importlib.import_module(f"webhook.commands.{name}").add_parser(subparsers)
+            importlib.import_module(f"webhook.commands.{name.replace('-', '_')}").add_parser(subparsers)
         else:
             subparsers.add_parser(name, help=text)
     return parser

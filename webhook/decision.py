@@ -6,25 +6,40 @@ It is pure: no clock, no network, no log. What it must know of other objects it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Final
 
-from webhook import guard
-from webhook.admission import Review, UserInfo
-from webhook.diff import Change
-from webhook.fieldpath import format_path
-from webhook.identity import Writer, is_node, service_account
+from webhook import breakglass, guard, meta, tags
+from webhook.admission import ObjectRef, Review, UserInfo
+from webhook.breakglass import BreakGlass, Opening
+from webhook.fieldpath import PathSet
+from webhook.identity import Writer, is_node, is_proven
 from webhook.messages import Refusal, denial, warning
 from webhook.policy import DRY_RUN, ENFORCE, TAG, WARN, Candidate, Policy, Snapshot
-from webhook.protection import STRICTNESS, Judged, judge
-from webhook.subject import LookupNeeded, Objects, Subject, is_namespace, labels_of, parent_of, subject_of
+from webhook.protection import STRICTNESS, Finding, Judged, Note, guardian_rank, judge, path_of
+from webhook.subject import (
+    LookupNeeded,
+    Objects,
+    Subject,
+    is_namespace,
+    look_up,
+    scale_target,
+    subject_of,
+    with_owners,
+)
+from webhook.text import cut, escaped
 from webhook.tools import Claim, ManagedBy, claims
 
-__all__ = ["Decision", "FieldChange", "LookupNeeded", "Violation", "decide"]
+__all__ = ["BreakGlassUse", "Decision", "FieldChange", "LookupNeeded", "Violation", "decide"]
 
 _VERDICTS: Final[Mapping[str, str]] = {ENFORCE: "deny", WARN: "warn", TAG: "tag", DRY_RUN: DRY_RUN}
+#: Characters of one audit annotation: enough for the names of the policies; the decision log has all.
+_MAX_AUDIT: Final = 1024
+#: The annotations of break-glass are judged by themselves, whatever else is protected.
+_GLASS: Final = PathSet.of(*(f"metadata.annotations['{key}']" for key in breakglass.KEYS))
+_GLASS_AND_TAGS: Final = _GLASS | PathSet.of(*tags.PATHS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +52,7 @@ class FieldChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
-    """A policy that a write violates; ``fields`` is empty for a deletion."""
+    """A policy that a write violates; ``fields`` is empty for a deletion, or for reaching into a pod."""
 
     name: str
     mode: str
@@ -46,17 +61,46 @@ class Violation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BreakGlassUse:
+    """A glass that was broken (``action`` is set or removed), or under which a write passed (``used``).
+
+    ``on`` is the object or the Namespace that is open; ``violations`` are what the write would have been denied for.
+    ``longest`` is how long a glass that this write breaks may stay so.
+    """
+
+    action: str
+    by: str
+    reason: str
+    expires: str | None
+    on: str
+    violations: tuple[Violation, ...] = ()
+    longest: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """The verdict, and all that log, metrics and the person at the keyboard are told of it."""
+    """The verdict, and all that log, metrics and the person at the keyboard are told of it.
+
+    ``tagged`` are the violations whose write is to leave a mark on the object.
+    """
 
     allowed: bool
     writer: str
     managed_by: ManagedBy | None = None
     mode: str | None = None
     violations: tuple[Violation, ...] = ()
+    break_glass: BreakGlassUse | None = None
     message: str = ""
     warnings: tuple[str, ...] = ()
     audit_annotations: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def tagged(self) -> tuple[Violation, ...]:
+        """See the class."""
+        if not self.allowed:
+            return ()
+        broken = self.break_glass.violations if self.break_glass is not None else ()
+        return (*broken, *(violation for violation in self.violations if violation.mode == TAG))
 
 
 def decide(review: Review, snapshot: Snapshot, objects: Objects, now: datetime) -> Decision:
@@ -80,7 +124,7 @@ def decide(review: Review, snapshot: Snapshot, objects: Objects, now: datetime) 
         return Decision(allowed=True, writer="system")
 
     if config.guard_identities and (account := guard.guarded_account(review, snapshot)):
-        return _mints_token(review, account)
+        return _refused(guard.GUARD, guard.denial(review, account))
 
     trusted = config.trusted.find(user)
     writer = f"trusted:{trusted.name}" if trusted is not None else _class(config.automation.find(user))
@@ -88,148 +132,338 @@ def decide(review: Review, snapshot: Snapshot, objects: Objects, now: datetime) 
     if review.namespace and config.exempt_namespaces.matches(review.namespace):
         return Decision(allowed=True, writer=writer)
 
-    candidates = [
+    if trusted is not None:
+        return Decision(allowed=True, writer=writer, managed_by=_managed_by(_claims(_written(review), snapshot)))
+
+    context = _Context(review=review, snapshot=snapshot, objects=objects, now=now, writer=writer)
+    candidates = _candidates(context, review.resource.resource, review.resource.group, review.subresource)
+    children = any(candidate.policy.children for candidate in candidates)
+    subject = subject_of(review, objects, children=children) if candidates else _written(review)
+    decision = Decision(allowed=True, writer=writer)
+    if subject is not None:
+        decision = _weigh(context, subject, candidates)
+
+    # An autoscaler is a hand with which a person writes the replicas of something else.
+    if decision.allowed and (target := scale_target(review, objects)) is not None:
+        ref = target.ref
+        indirect = _weigh(context, target, _candidates(context, ref.resource, ref.group, "scale"))
+        if indirect.mode is not None and (decision.mode is None or not indirect.allowed):
+            return indirect
+    return decision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Context:
+    """What every step of one decision is about."""
+
+    review: Review
+    snapshot: Snapshot
+    objects: Objects
+    now: datetime
+    writer: str
+
+    @property
+    def user(self) -> UserInfo:
+        return self.review.user
+
+
+def _candidates(context: _Context, resource: str, group: str, subresource: str) -> list[Candidate]:
+    """Step 1: the policies whose resources, operations and namespaces take the write in."""
+    review = context.review
+    operation = "UPDATE" if resource != review.resource.resource else review.operation
+    return [
         candidate
-        for candidate in snapshot.candidates(
-            review.resource.group, review.resource.resource, review.subresource, review.operation
-        )
+        for candidate in context.snapshot.candidates(group, resource, subresource, operation)
         if candidate.policy.match.in_namespace(review.namespace)
     ]
-    if not candidates:
-        return Decision(allowed=True, writer=writer)
-
-    if trusted is not None:
-        return Decision(allowed=True, writer=writer)
-
-    subject = subject_of(review, objects)
-    if subject is None:
-        return Decision(allowed=True, writer=writer)
-
-    managers = _claims(subject, snapshot)
-    managed_by = managers[0].managed_by if managers else None
-    candidates = [c for c in candidates if _is_meant(c.policy, managers, subject)]
-    if not candidates:
-        return Decision(allowed=True, writer=writer, managed_by=managed_by)
-
-    judged = judge(review, subject, managers, candidates, objects)
-    if not judged:
-        return Decision(allowed=True, writer=_excused(user, writer, candidates), managed_by=managed_by)
-    return _verdict(review, subject, managers, judged, writer)
 
 
-# ── who ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _weigh(context: _Context, subject: Subject, candidates: Sequence[Candidate]) -> Decision:
+    """Steps 2 to 7 for one object."""
+    found = _claims(subject, context.snapshot)
+    owner: ObjectRef | None = None
+    if not found and any(candidate.policy.children for candidate in candidates):
+        subject, found, owner = _owned(context, subject)
+    meant = [
+        c for c in candidates if _is_meant(c, found, subject, owner) and c.policy.trusted.find(context.user) is None
+    ]
+    case = _Case(subject=subject, claims=found, owner=owner, meant=meant)
+    glass = _glass_work(context, case)
+    retagged = subject.new is not None and tags.changed(subject.old, subject.new)
+    if not meant and glass is None:
+        return Decision(allowed=True, writer=_excused(context, candidates), managed_by=case.managed_by)
+    decision = _conclude(context, case, glass, _GLASS_AND_TAGS)
+    if retagged and not (decision.tagged and tags.is_ours(subject.new, context.user.username, context.now)):
+        decision = _conclude(context, case, glass, _GLASS)
+    return decision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """An object, who manages it, and the policies that are about it and do not trust the writer.
+
+    ``owner`` is the managed object that owns it, where it is not managed itself.
+    """
+
+    subject: Subject
+    claims: Sequence[Claim]
+    owner: ObjectRef | None
+    meant: Sequence[Candidate]
+
+    @property
+    def managed_by(self) -> ManagedBy | None:
+        return self.claims[0].managed_by if self.claims else None
+
+
+# ── managed? ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _written(review: Review) -> Subject | None:
+    """The object that the review itself brings, if it brings any."""
+    if review.operation == "CONNECT" or (review.subresource and review.operation != "UPDATE"):
+        return None
+    return None if review.subresource == "scale" else subject_of(review, {}, children=False)
+
+
+def _claims(subject: Subject | None, snapshot: Snapshot) -> list[Claim]:
+    """Who manages the object, by its old or its new state; the old comes first."""
+    found: dict[tuple[str, str], Claim] = {}
+    for side in subject.sides if subject is not None else ():
+        for claim in claims(side, snapshot.config.markers):
+            found.setdefault((claim.managed_by.tool, claim.managed_by.kind), claim)
+    return list(found.values())
+
+
+def _managed_by(found: Sequence[Claim]) -> ManagedBy | None:
+    return found[0].managed_by if found else None
+
+
+def _owned(context: _Context, subject: Subject) -> tuple[Subject, list[Claim], ObjectRef | None]:
+    """``subject`` with its owners, and who manages the first of them that is managed; without them if none is."""
+    with_chain = with_owners(subject, context.objects)
+    for ref, obj in with_chain.owners:
+        if found := claims(obj, context.snapshot.config.markers):
+            return with_chain, found, ref
+    return subject, [], None
+
+
+def _is_meant(candidate: Candidate, managers: Sequence[Claim], subject: Subject, owner: ObjectRef | None) -> bool:
+    policy = candidate.policy
+    match = policy.match
+    if owner is not None and not policy.children:
+        # To this policy the object is one that nobody manages.
+        return match.scope_all and match.tools is None and _selects_labels(policy, subject)
+    if not candidate.direct and (owner is None or not match.names(owner.group, owner.resource, "")):
+        return False
+    if not match.scope_all and not managers:
+        return False
+    if match.tools is not None and not any(claim.managed_by.tool in match.tools for claim in managers):
+        return False
+    return _selects_labels(policy, subject)
+
+
+def _selects_labels(policy: Policy, subject: Subject) -> bool:
+    selector = policy.match.object_selector
+    return selector is None or any(selector.matches(meta.labels_of(side)) for side in subject.sides)
+
+
+# ── who? ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _class(automation: Writer | None) -> str:
     return f"automation:{automation.name}" if automation is not None else "untrusted"
 
 
-def _excused(user: UserInfo, writer: str, candidates: Iterable[Candidate]) -> str:
-    """The writer's class, where a policy of those that apply knows the writer better than the configuration does."""
+def _excused(context: _Context, candidates: Iterable[Candidate]) -> str:
+    """The writer's class, where a policy that applies knows the writer better than the configuration does."""
+    writer = context.writer
     for candidate in candidates:
-        if (found := candidate.policy.trusted.find(user)) is not None:
+        if (found := candidate.policy.trusted.find(context.user)) is not None:
             return f"trusted:{found.name}"
-        if writer == "untrusted" and (found := candidate.policy.automation.find(user)) is not None:
+        if writer == "untrusted" and (found := candidate.policy.automation.find(context.user)) is not None:
             writer = f"automation:{found.name}"
     return writer
 
 
-def _claims(subject: Subject, snapshot: Snapshot) -> list[Claim]:
-    """Who manages the object, by its old or its new state; the old comes first."""
-    found: dict[tuple[str, str], Claim] = {}
-    for side in subject.sides:
-        for claim in claims(side, snapshot.config.markers):
-            found.setdefault((claim.managed_by.tool, claim.managed_by.kind), claim)
-    return list(found.values())
+# ── broken glass? ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _is_meant(policy: Policy, managers: Sequence[Claim], subject: Subject) -> bool:
-    match = policy.match
-    if not match.scope_all and not managers:
-        return False
-    if match.tools is not None and not any(claim.managed_by.tool in match.tools for claim in managers):
-        return False
-    if match.object_selector is not None:
-        return any(match.object_selector.matches(labels_of(side)) for side in subject.sides)
-    return True
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _GlassWork:
+    """What the write does to the annotations of break-glass, and why it may not, if it may not."""
+
+    wish: breakglass.Wish
+    finding: Note
+    refused: str
+    longest: timedelta | None
 
 
-def _mints_token(review: Review, account: str) -> Decision:
-    return Decision(
-        allowed=False,
-        writer="untrusted",
-        mode=ENFORCE,
-        violations=(Violation(name=guard.GUARD, mode=ENFORCE, verdict="deny"),),
-        message=guard.denial(review, account),
-        audit_annotations={"verdict": "deny", "policies": guard.GUARD},
+def _glass_work(context: _Context, case: _Case) -> _GlassWork | None:
+    subject = case.subject
+    if subject.new is None or (wish := breakglass.wish(subject.old, subject.new)) is None:
+        return None
+    rules = _rules(context, case)
+    why = (breakglass.refusal(wish, context.user, rule, context.now) for rule in rules)
+    before = meta.annotations_of(subject.old).get(breakglass.REASON)
+    operation = "added" if before is None else "removed" if wish.reason is None else "changed"
+    refused = next(filter(None, why), "")
+    path = f"metadata.annotations['{breakglass.REASON}']"
+    return _GlassWork(
+        wish=wish,
+        finding=Note(path=path, operation=operation, text=refused),
+        refused=refused,
+        longest=min((rule.max_duration for rule in rules if rule is not None), default=None),
     )
+
+
+def _rules(context: _Context, case: _Case) -> list[BreakGlass | None]:
+    """The rules that a break-glass has to meet: of every policy about the object; of a Namespace, what it opens."""
+    rules = [candidate.policy.break_glass for candidate in case.meant]
+    if not rules or is_namespace(context.review):
+        rules.append(context.snapshot.config.break_glass)
+    return list(dict.fromkeys(rules))
+
+
+def _opening(context: _Context, case: _Case, policy: Policy, glass: _GlassWork | None) -> tuple[Opening, str] | None:
+    """What opens the object to this write, as far as ``policy`` is concerned, and where that is written."""
+    rule = policy.break_glass
+    if rule is None:
+        return None
+    subject = case.subject
+    if glass is not None and glass.wish.reason is not None:
+        expires = breakglass.read_time(meta.annotations_of(subject.new).get(breakglass.EXPIRES))
+        return Opening(by=context.user.username, reason=glass.wish.reason, expires=expires), str(subject.ref)
+    for ref, obj in ((subject.ref, subject.old), *subject.owners):
+        if (found := breakglass.opening(obj, rule, context.now)) is not None:
+            return found, str(ref)
+    # Only now, and only for a write that is denied otherwise: this may take a look-up.
+    if policy.mode != ENFORCE or not context.review.namespace or is_namespace(context.review):
+        return None
+    ref = ObjectRef("", "v1", "namespaces", "", context.review.namespace)
+    found = breakglass.opening(look_up(ref, context.objects, optional=True), rule, context.now)
+    if found is None:
+        return None
+    # Who broke it was held to the configuration's rule; a policy's own may be stricter.
+    same_rule = rule == context.snapshot.config.break_glass
+    return (found, str(ref)) if same_rule or found.by in rule.users else None
 
 
 # ── the answer ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _verdict(
-    review: Review, subject: Subject, managers: Sequence[Claim], judged: Sequence[Judged], writer: str
-) -> Decision:
-    violations = tuple(
-        Violation(
-            name=each.policy.name,
-            mode=each.policy.mode,
-            verdict=_VERDICTS[each.policy.mode],
-            fields=tuple(_field_changes(each.changes)),
-        )
-        for each in judged
+def _conclude(context: _Context, case: _Case, glass: _GlassWork | None, settled: PathSet) -> Decision:
+    judged = judge(context.review, case.subject, case.claims, case.meant, context.objects, settled)
+    if glass is not None and glass.refused:
+        return _verdict(context, case, _with_refusal(context, case, judged, glass.finding), None)
+    opened: list[Judged] = []
+    closed: list[Judged] = []
+    used: tuple[Opening, str] | None = None
+    for each in judged:
+        opening = _opening(context, case, each.policy, glass)
+        (closed if opening is None else opened).append(each)
+        used = used or opening
+    use = None
+    if used is not None:
+        use = _use("used", used[0], used[1], opened)
+        if glass is not None:
+            use = replace(use, longest=glass.longest)
+    elif glass is not None:
+        action = "removed" if glass.wish.reason is None else "set"
+        reason = str(glass.wish.reason or meta.annotations_of(case.subject.old).get(breakglass.REASON) or "")
+        expires = breakglass.read_time(meta.annotations_of(case.subject.new).get(breakglass.EXPIRES))
+        made = Opening(by=context.user.username, reason=reason, expires=expires)
+        use = replace(_use(action, made, str(case.subject.ref), ()), longest=glass.longest)
+    return _verdict(context, case, closed, use)
+
+
+def _with_refusal(context: _Context, case: _Case, judged: Sequence[Judged], finding: Note) -> list[Judged]:
+    """``judged``, and the refused break-glass: told by the policy that guards the object, if one enforces."""
+    guardian = min((candidate.policy for candidate in case.meant), key=guardian_rank, default=None)
+    if guardian is None or guardian.mode != ENFORCE:
+        guardian = context.snapshot.glass_guard
+    mine = next((each for each in judged if each.policy is guardian), Judged(policy=guardian, findings=()))
+    findings = sorted((*mine.findings, finding), key=path_of)
+    told = [each for each in judged if each.policy is not guardian]
+    return sorted([*told, replace(mine, findings=tuple(findings))], key=lambda each: each.policy.name)
+
+
+def _use(action: str, opening: Opening, on: str, opened: Iterable[Judged]) -> BreakGlassUse:
+    return BreakGlassUse(
+        action=action,
+        by=opening.by,
+        reason=opening.reason,
+        expires=breakglass.write_time(opening.expires) if opening.expires is not None else None,
+        on=on,
+        violations=tuple(_violation(each) for each in opened),
     )
-    mode = max((violation.mode for violation in violations), key=STRICTNESS.__getitem__)
-    message = ""
-    warnings: tuple[str, ...] = ()
-    if mode == ENFORCE:
-        message = denial(_refusal(review, subject, managers, judged, ENFORCE))
-    if any(violation.mode == WARN for violation in violations) and mode != ENFORCE:
-        warnings = (warning(_refusal(review, subject, managers, judged, WARN)),)
+
+
+def _violation(each: Judged) -> Violation:
+    return Violation(
+        name=each.policy.name,
+        mode=each.policy.mode,
+        verdict=_VERDICTS[each.policy.mode],
+        fields=tuple(FieldChange(path=path_of(finding), change=finding.operation) for finding in each.findings),
+    )
+
+
+def _verdict(context: _Context, case: _Case, judged: Sequence[Judged], use: BreakGlassUse | None) -> Decision:
+    """Step 7: the strictest mode among what is violated."""
+    violations = tuple(_violation(each) for each in judged)
+    mode = max((violation.mode for violation in violations), key=STRICTNESS.__getitem__, default=None)
+    message = denial(_refusal(context, case, judged, ENFORCE)) if mode == ENFORCE else ""
+    warnings = (warning(_refusal(context, case, judged, WARN)),) if mode == WARN else ()
+    writer = context.writer if violations else _excused(context, case.meant)
     return Decision(
         allowed=mode != ENFORCE,
         writer=writer,
-        managed_by=managers[0].managed_by if managers else None,
+        managed_by=case.managed_by,
         mode=mode,
         violations=violations,
+        break_glass=use,
         message=message,
         warnings=warnings,
-        audit_annotations={
-            "verdict": _VERDICTS[mode],
-            "policies": ",".join(violation.name for violation in violations),
-        },
+        audit_annotations=_audit(violations, mode, use),
     )
 
 
-def _field_changes(changes: Iterable[Change | str]) -> Iterator[FieldChange]:
-    for change in changes:
-        if isinstance(change, Change):
-            yield FieldChange(path=format_path(change.path), change=change.operation)
-        else:
-            yield FieldChange(path=change, change="removed")
+def _audit(violations: Sequence[Violation], mode: str | None, use: BreakGlassUse | None) -> dict[str, str]:
+    """Keys without a slash, as the API server wants them; it puts the webhook's name before each."""
+    annotations: dict[str, str] = {}
+    if mode is not None:
+        annotations["verdict"] = _VERDICTS[mode]
+        annotations["policies"] = ",".join(violation.name for violation in violations)
+    if use is not None:
+        annotations["break-glass"] = f"{use.action} by {use.by}: {use.reason}"
+    return {key: cut(escaped(value), _MAX_AUDIT) for key, value in annotations.items()}
 
 
-def _refusal(
-    review: Review, subject: Subject, managers: Sequence[Claim], judged: Sequence[Judged], mode: str
-) -> Refusal:
+def _refused(name: str, message: str) -> Decision:
+    """A denial by a rule of the configuration rather than by a policy."""
+    violation = Violation(name=name, mode=ENFORCE, verdict="deny")
+    return Decision(
+        allowed=False,
+        writer="untrusted",
+        mode=ENFORCE,
+        violations=(violation,),
+        message=message,
+        audit_annotations=_audit((violation,), ENFORCE, None),
+    )
+
+
+def _refusal(context: _Context, case: _Case, judged: Sequence[Judged], mode: str) -> Refusal:
     told = [each for each in judged if each.policy.mode == mode]
-    note = ""
-    if writer_is_unproven(review):
-        note = "this service account did not prove itself: no token of its own"
+    findings: list[Finding] = [finding for each in told for finding in each.findings]
+    rules = [each.policy.break_glass for each in told]
+    glass = [rule for rule in dict.fromkeys(rules) if rule is not None]
     return Refusal(
-        ref=parent_of(review) if not is_namespace(review) else parent_of(review)._replace(namespace=""),
-        user=review.user.username,
-        writer_note=note,
-        claims=managers,
-        deletion=subject.deletion,
-        creation=subject.old is None,
-        secret=subject.kind == "Secret" and subject.group == "",
-        changes=[(change, each.policy) for each in told for change in each.changes],
+        subject=case.subject,
+        user=context.user.username,
+        proven=is_proven(context.user),
+        claims=case.claims,
+        owner=case.owner,
+        findings=findings,
         policies=[each.policy for each in told],
+        glass=glass if len(glass) == len(set(rules)) else (),
+        may_break=all(rule.names(context.user) for rule in glass),
     )
-
-
-def writer_is_unproven(review: Review) -> bool:
-    """Whether userInfo has a service account's name and lacks the uid that its token would bring."""
-    return service_account(review.user.username) is not None and not review.user.uid

@@ -45,32 +45,58 @@ class Change:
     def expand(self) -> Iterator[Change]:
         """The difference one level down, as if what is absent were an empty container. Nothing for scalars."""
         if isinstance(self.old, dict) or isinstance(self.new, dict):
-            old = self.old if isinstance(self.old, dict) else {}
-            new = self.new if isinstance(self.new, dict) else {}
-            yield from _fields(old, new, self.path, self.schema)
+            yield from _fields(_dict(self.old), _dict(self.new), self.path, self.schema)
         if isinstance(self.old, list) or isinstance(self.new, list):
-            before = self.old if isinstance(self.old, list) else []
-            after = self.new if isinstance(self.new, list) else []
-            places = _places(before, after, self.schema)
-            yield from _positions(before, after, self) if places is None else _items(places, self)
+            old, new = _list(self.old), _list(self.new)
+            places = _places(old, new, self.schema)
+            if places is None:
+                yield from _positions(old, new, self)
+            else:
+                yield from _items(places, self)
 
     def __str__(self) -> str:
         return f"{format_path(self.path)} {self.operation}"
 
 
-def strictly_equal(old: Any, new: Any) -> bool:
-    """Equality of JSON values by type and value."""
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+_CONTAINERS: Final = (dict, list)
+#: What strictly_equal found of pairs of containers, by their ids: for as long as they live.
+_Known: TypeAlias = dict[tuple[int, int], bool]
+
+
+def strictly_equal(old: Any, new: Any, known: _Known | None = None) -> bool:
+    """Equality of JSON values by type and value.
+
+    With ``known``, no pair of containers is compared twice: a difference ten levels deep is looked for ten times.
+    """
     if old is new:
         return True
     if type(old) is not type(new):
         return False
-    if isinstance(old, dict):
-        if len(old) != len(new):
-            return False
-        return all(key in new and strictly_equal(value, new[key]) for key, value in old.items())
-    if isinstance(old, list):
-        return len(old) == len(new) and all(strictly_equal(a, b) for a, b in zip(old, new, strict=True))
-    return bool(old == new)
+    if not isinstance(old, _CONTAINERS):
+        return bool(old == new)
+    if len(old) != len(new) or (isinstance(old, dict) and old.keys() != new.keys()):
+        return False
+    pair = (id(old), id(new))
+    if known is not None and pair in known:
+        return known[pair]
+    equal = True
+    # A loop rather than all(): one frame a level, so that what the parser can nest can be compared.
+    pairs = zip(old, new, strict=True) if isinstance(old, list) else ((old[key], new[key]) for key in old)
+    for before, after in pairs:
+        if not strictly_equal(before, after, known):
+            equal = False
+            break
+    if known is not None:
+        known[pair] = equal
+    return equal
 
 
 def diff(old: dict[str, Any], new: dict[str, Any], schema: Schema) -> list[Change]:
@@ -78,34 +104,35 @@ def diff(old: dict[str, Any], new: dict[str, Any], schema: Schema) -> list[Chang
 
     A place that is there on one side alone is one change, whatever is below it; :meth:`Change.expand` goes further.
     """
-    changes = list(_descend(old, new, (), schema))
+    changes: list[Change] = []
+    known: _Known = {}
+    for change in _fields(old, new, (), schema, known):
+        _descend(change, known, changes)
     changes.sort(key=lambda change: format_path(change.path))
     return changes
 
 
-def _descend(old: dict[str, Any], new: dict[str, Any], path: Path, schema: Schema) -> Iterator[Change]:
-    for change in _fields(old, new, path, schema):
-        yield from _deeper(change)
-
-
-def _deeper(change: Change) -> Iterator[Change]:
+def _descend(change: Change, known: _Known, found: list[Change]) -> None:
+    inner: Iterable[Change] | None = None
     if isinstance(change.old, dict) and isinstance(change.new, dict):
-        yield from _descend(change.old, change.new, change.path, change.schema)
+        inner = _fields(change.old, change.new, change.path, change.schema, known)
     elif isinstance(change.old, list) and isinstance(change.new, list):
         places = _places(change.old, change.new, change.schema)
-        if places is None:
-            yield change
-        else:
-            for item in _items(places, change):
-                yield from _deeper(item)
-    else:
-        yield change
+        if places is not None:
+            inner = _items(places, change, known)
+    if inner is None:
+        found.append(change)
+        return
+    for further in inner:
+        _descend(further, known, found)
 
 
-def _fields(old: dict[str, Any], new: dict[str, Any], path: Path, schema: Schema) -> Iterator[Change]:
+def _fields(
+    old: dict[str, Any], new: dict[str, Any], path: Path, schema: Schema, known: _Known | None = None
+) -> Iterator[Change]:
     for name, value in old.items():
         other = new.get(name, ABSENT)
-        if not strictly_equal(value, other):
+        if not strictly_equal(value, other, known):
             yield Change((*path, name), value, other, schema.field(name))
     for name, value in new.items():
         if name not in old:
@@ -143,12 +170,12 @@ def _item(item: Any, keys: Iterable[str]) -> Item | None:
     return None if any(isinstance(value, dict | list) for _, value in values) else Item(values)
 
 
-def _items(places: _Places, change: Change) -> Iterator[Change]:
+def _items(places: _Places, change: Change, known: _Known | None = None) -> Iterator[Change]:
     inner = change.schema.item()
     for element, old, new in places.values():
         # A key may occur twice (ports, env): items that share one are paired in their order.
         for before, after in zip_longest(old, new, fillvalue=ABSENT):
-            if not strictly_equal(before, after):
+            if not strictly_equal(before, after, known):
                 place = Item(element.keys, (before, after)) if isinstance(element, Item) else element
                 yield Change((*change.path, place), before, after, inner)
 
@@ -217,11 +244,11 @@ def _touched(change: Change, wanted: Position, ignored: Position | None) -> list
         return []
     if wanted.covers and ignored is None:
         return [change]
+    if (wanted.covers or wanted.owns_container) and _replaced(change, ignored):
+        return [change]
     children = list(change.expand())
     if not children:
         return [change] if wanted.covers else []
-    if wanted.owns_container and change.new is ABSENT and ignored is None:
-        return [change]
     found: list[Change] = []
     for child in children:
         element = child.path[-1]
@@ -231,3 +258,10 @@ def _touched(change: Change, wanted: Position, ignored: Position | None) -> list
     if change.old is ABSENT:
         return found
     return [change] if found else []
+
+
+def _replaced(change: Change, ignored: Position | None) -> bool:
+    """Whether the container itself is gone, or something of another type is in its place."""
+    if change.new is ABSENT and ignored is not None:
+        return False  # what it held may have been all ignored
+    return change.old is not ABSENT and type(change.old) is not type(change.new)

@@ -115,6 +115,11 @@ def _below(folder: Path, seen: set[Path]) -> list[Path]:
     return files
 
 
+def dump(value: dict[str, Any]) -> str:
+    """``value`` as one YAML document, its keys in their order."""
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120))
+
+
 def load_documents(text: bytes, file: str) -> tuple[list[Document], list[Problem]]:
     """Read every document of a file; ``file`` is the name that documents and problems bear. Never raises.
 

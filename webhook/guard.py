@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
+from webhook import meta
 from webhook.admission import Review
 from webhook.policy import Snapshot
 from webhook.text import cut, escaped
 
 #: Stands where a policy's name does.
 GUARD: Final = "(guardIdentities)"
+_ACCOUNT: Final = "kubernetes.io/service-account.name"
 
 
 def guarded_account(review: Review, snapshot: Snapshot) -> str:
@@ -28,22 +29,15 @@ def guarded_account(review: Review, snapshot: Snapshot) -> str:
             return ""
         if snapshot.config.trusted.find(review.user) is not None:
             return ""
-        name = _annotation(new, "kubernetes.io/service-account.name")
+        name = str(meta.annotations_of(new).get(_ACCOUNT, ""))
         # An update that leaves the account as it was mints nothing.
-        if review.old is not None and _annotation(review.old, "kubernetes.io/service-account.name") == name:
+        if review.old is not None and meta.annotations_of(review.old).get(_ACCOUNT) == name:
             return ""
     else:
         return ""
     if any(writers.names_account(review.namespace, name) for writers in snapshot.guarded):
         return f"{review.namespace}/{name}"
     return ""
-
-
-def _annotation(obj: Mapping[str, Any], key: str) -> str:
-    metadata = obj.get("metadata")
-    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
-    value = annotations.get(key) if isinstance(annotations, dict) else None
-    return value if isinstance(value, str) else ""
 
 
 def denial(review: Review, account: str) -> str:

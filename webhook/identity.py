@@ -17,6 +17,7 @@ from webhook.globs import Glob, is_glob
 Verify = Literal["uid", "pod", "none"]
 
 _SERVICE_ACCOUNT: Final = "system:serviceaccount:"
+_ACCOUNT_GROUPS: Final = "system:serviceaccounts"
 _POD_EXTRA: Final = ("authentication.kubernetes.io/pod-name", "authentication.kubernetes.io/pod-uid")
 
 SYSTEM_USERS: Final = ("system:apiserver", "system:kube-controller-manager", "system:kube-scheduler")
@@ -99,7 +100,7 @@ def bears(user: UserInfo, verify: Verify) -> bool:
         return True
     if not user.uid:
         return False
-    return verify == "uid" or all(any((user.extra or {}).get(key, ())) for key in _POD_EXTRA)
+    return verify == "uid" or all(any((user.extra or {}).get(key) or ()) for key in _POD_EXTRA)
 
 
 class Writers:
@@ -131,14 +132,15 @@ class Writers:
                 if bears(user, writer.verify):
                     return writer
         # A service account may also be listed by its full user name or a group; it must prove itself there, too.
-        if account is not None and not user.uid:
+        if not is_proven(user):
             return None
         found = self._users.get(user.username)
         if found is not None:
             return found
         if self._groups:
             for group in user.groups or ():
-                if group in self._groups:
+                # Only tokens of service accounts bring these groups: anybody else who has one was given it to pass.
+                if group in self._groups and (account is not None or not group.startswith(_ACCOUNT_GROUPS)):
                     return self._groups[group]
         return None
 
@@ -166,6 +168,11 @@ HPA: Final = Writer(
     service_accounts=("kube-system/horizontal-pod-autoscaler",),
     fields=PathSet.of("spec.replicas"),
 )
+
+
+def is_proven(user: UserInfo) -> bool:
+    """Whether ``user`` is who it says: all but a service account without the uid that a token of its own brings."""
+    return bool(user.uid) or service_account(user.username) is None
 
 
 def is_node(user: UserInfo) -> bool:

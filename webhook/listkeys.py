@@ -7,7 +7,7 @@ knows is atomic, which is the API's default.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -113,51 +113,75 @@ _NOTHING: Final[Mapping[tuple[str, ...], ListType]] = {}
 class Schema:
     """A place in an object's structure, from which the type of the list there can be asked."""
 
-    __slots__ = ("_names", "_nodes", "_table")
+    __slots__ = ("_fields", "_item", "_names", "_table", "_tiers")
 
     def __init__(
         self,
         table: Mapping[tuple[str, ...], ListType],
-        nodes: Sequence[Mapping[str, Any]],
+        tiers: Sequence[Sequence[Mapping[str, Any]]],
         names: tuple[str, ...] = (),
     ) -> None:
         self._table = table
-        self._nodes = nodes
+        self._tiers = tiers
         self._names = names
+        # Made when first asked for, and kept: the items of a list share them, and there may be thousands.
+        self._fields: dict[str, Schema] = {}
+        self._item: Schema | None = None
 
     @classmethod
-    def of(cls, group: str, kind: str, field_sets: Sequence[Mapping[str, Any]] = ()) -> Schema:
-        """The structure of ``kind`` in ``group``; ``field_sets`` are fieldsV1 documents, the most trusted first."""
-        return cls(_TABLE.get((canonical_group(group, kind), kind), _NOTHING), field_sets)
+    def of(cls, group: str, kind: str, *tiers: Sequence[Mapping[str, Any]]) -> Schema:
+        """The structure of ``kind`` in ``group``; ``tiers`` are fieldsV1 documents, the most trusted first."""
+        return cls(_TABLE.get((canonical_group(group, kind), kind), _NOTHING), tiers)
 
     def field(self, name: str) -> Schema:
         """The structure of a field."""
-        key = "f:" + name
-        nodes = [child for node in self._nodes if isinstance(child := node.get(key), dict)]
-        return Schema(self._table, nodes, (*self._names, name))
+        found = self._fields.get(name)
+        if found is None:
+            key = "f:" + name
+            tiers = [[child for node in nodes if isinstance(child := node.get(key), dict)] for nodes in self._tiers]
+            found = self._fields[name] = Schema(self._table, tiers, (*self._names, name))
+        return found
 
     def item(self) -> Schema:
         """The structure that all items of the list here share."""
-        nodes = [
-            child
-            for node in self._nodes
-            for key, child in node.items()
-            if key.startswith("k:") and isinstance(child, dict)
-        ]
-        return Schema(self._table, nodes, self._names)
+        if self._item is None:
+            tiers = [
+                [
+                    child
+                    for node in nodes
+                    for key, child in node.items()
+                    if key.startswith("k:") and isinstance(child, dict)
+                ]
+                for nodes in self._tiers
+            ]
+            self._item = Schema(self._table, tiers, self._names)
+        return self._item
 
     def list_type(self) -> ListType:
-        """Of the list here: the names of its key fields, SET, or ATOMIC."""
+        """Of the list here: the names of its key fields, SET, or ATOMIC.
+
+        Whoever may write the object may add entries to its managedFields: documents that contradict one another are
+        not believed, and those of one tier are not asked where a tier before has an answer.
+        """
         known = self._table.get(self._names) or _METADATA_TABLE.get(self._names)
         if known is not None:
             return known
-        for node in self._nodes:
-            for key in node:
-                if key.startswith("v:"):
-                    return SET
-                if key.startswith("k:") and (keys := parse_item_key(key)):
-                    return tuple(keys)
+        for nodes in self._tiers:
+            claims = {claim for node in nodes for claim in _claims(node)}
+            if claims:
+                return claims.pop() if len(claims) == 1 else ATOMIC
         return ATOMIC
+
+
+def _claims(node: Mapping[str, Any]) -> Iterator[ListType]:
+    """What a fieldsV1 document says of the type of the list at ``node``."""
+    if not node:
+        yield ATOMIC
+    for key in node:
+        if key.startswith("v:"):
+            yield SET
+        elif key.startswith("k:"):
+            yield tuple(parse_item_key(key)) or ATOMIC
 
 
 def parse_item_key(key: str) -> dict[str, Any]:

@@ -58,6 +58,24 @@ class Metrics:
             ("result",),
             registry=registry,
         )
+        self._break_glass = Counter(
+            "driftwall_break_glass_total",
+            "Writes that had to do with break-glass, by action: set, removed, or used where policies were violated.",
+            ("action",),
+            registry=registry,
+        )
+        self._mutations = Counter(
+            "driftwall_mutations_total",
+            "Reviews that the mutating webhook answered, by result: patched or unchanged.",
+            ("result",),
+            registry=registry,
+        )
+        self._traces = Counter(
+            "driftwall_traces_total",
+            "Events and marks that decisions left in the cluster, by kind and result: written, failed or dropped.",
+            ("kind", "result"),
+            registry=registry,
+        )
         self._log_drops = Counter(
             "driftwall_log_lines_dropped_total",
             "Lines of the decision log that could not be written, or not as fast as they came.",
@@ -85,6 +103,16 @@ class Metrics:
             child = self._review_children[key] = self._reviews.labels(*key)
         child.inc()
         self._seconds.observe(seconds)
+        if decision.break_glass is not None:
+            self._break_glass.labels(decision.break_glass.action).inc()
+
+    def mutation(self, *, patched: bool) -> None:
+        """Count one review that the mutating webhook answered."""
+        self._mutations.labels("patched" if patched else "unchanged").inc()
+
+    def trace(self, kind: str, result: str) -> None:
+        """Count one Event or mark: written, failed or dropped."""
+        self._traces.labels(kind, result).inc()
 
     def error(self, status: int) -> None:
         """Count one call that got no verdict."""

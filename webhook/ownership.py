@@ -9,8 +9,8 @@ list, ``v:…`` a member of a set, ``.`` the container itself, ``{}`` a value ow
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -26,79 +26,117 @@ Fields = Mapping[str, Any]
 class OwnedFields:
     """A position in a fieldsV1 document."""
 
-    __slots__ = ("_node", "covers", "owns_container")
+    __slots__ = ("_children", "_indexes", "covers", "node", "owns_container")
 
     def __init__(self, node: Fields) -> None:
-        self._node = node
+        self.node = node
+        self._children: dict[str, OwnedFields] = {}
+        self._indexes: dict[tuple[str, ...], dict[str, str]] = {}
         self.covers = not node
         self.owns_container = "." in node
 
-    def step(self, element: Element) -> Position | None:
+    def step(self, element: Element) -> OwnedFields | None:
         """See :class:`webhook.diff.Position`."""
-        node = _child(self._node, element)
-        return None if node is None else OwnedFields(node)
+        match element:
+            case str():
+                return self._child("f:" + element)
+            case Member(value):
+                return self._child(self._index(()).get(repr(value)))
+            case Item(keys):
+                index = self._index(tuple(name for name, _ in keys))
+                # An item that is not found by these keys may be there by the others.
+                return self._child(index.get(repr(keys))) or (_WHOLE if _OTHER_KEYS in index else None)
+            case Index():
+                # A list that is compared by position was keyed when it was declared: its items cannot be told apart.
+                return _WHOLE
+
+    def _child(self, key: str | None) -> OwnedFields | None:
+        if key is None:
+            return None
+        child = self._children.get(key)
+        if child is None and isinstance(node := self.node.get(key), dict):
+            child = self._children[key] = OwnedFields(node)
+        return child
+
+    def _index(self, names: tuple[str, ...]) -> dict[str, str]:
+        """The keys of the items, known by the fields ``names``, or of a set's members, by what they stand for."""
+        index = self._indexes.get(names)
+        if index is None:
+            index = self._indexes[names] = {}
+            for key in self.node:
+                if (identity := _item_identity(key, names) if names else _member_identity(key)) is not None:
+                    index.setdefault(identity, key)
+        return index
 
 
-def _child(node: Fields, element: Element) -> Fields | None:
-    found: Any = None
-    match element:
-        case str():
-            found = node.get("f:" + element)
-        case Member(value):
-            found = next((child for key, child in node.items() if key.startswith("v:") and _same(key, value)), None)
-        case Item(keys):
-            wanted = repr(dict(keys))
-            found = next(
-                (child for key, child in node.items() if key.startswith("k:") and _key(key, keys) == wanted), None
-            )
-        case Index():
-            # A list that is compared by position here was keyed when it was declared: its items cannot be told apart.
-            found = {}
-    return found if isinstance(found, dict) else None
+_WHOLE: Final = OwnedFields({})
+#: Stands in an index for items that are known by other fields than those asked for.
+_OTHER_KEYS: Final = ""
 
 
-def _same(key: str, value: Any) -> bool:
-    try:
-        return repr(msgspec.json.decode(key[2:])) == repr(value)
-    except (msgspec.DecodeError, RecursionError):
-        return False
+def _item_identity(key: str, names: tuple[str, ...]) -> str | None:
+    if not key.startswith("k:"):
+        return None
+    fields = {name: KEY_DEFAULTS[name] for name in names if name in KEY_DEFAULTS} | parse_item_key(key)
+    return repr(tuple((name, fields[name]) for name in names)) if fields.keys() == set(names) else _OTHER_KEYS
 
 
-def _key(key: str, like: tuple[tuple[str, Any], ...]) -> str:
-    fields = parse_item_key(key)
-    return repr({name: fields.pop(name, KEY_DEFAULTS.get(name)) for name, _ in like} | fields)
+def _member_identity(key: str) -> str | None:
+    element = _element(key)
+    return repr(element.value) if isinstance(element, Member) else None
 
 
-class AppliedValue:
-    """A position in the document of last-applied-configuration: what it holds is declared, down to its scalars."""
+class HeldValue:
+    """A position in a JSON value: what it holds is in the set, down to its scalars."""
 
-    __slots__ = ("_value", "covers")
+    __slots__ = ("_children", "_indexes", "_value", "covers")
 
     owns_container = True
 
     def __init__(self, value: Any) -> None:
         self._value = value
+        self._children: dict[str, HeldValue] = {}
+        self._indexes: dict[tuple[str, ...], dict[str, HeldValue]] = {}
         self.covers = not isinstance(value, dict | list) or not value
 
-    def step(self, element: Element) -> Position | None:
+    def step(self, element: Element) -> HeldValue | None:
         """See :class:`webhook.diff.Position`."""
         value = self._value
         match element:
             case str():
-                return AppliedValue(value[element]) if isinstance(value, dict) and element in value else None
+                child = self._children.get(element)
+                if child is None and isinstance(value, dict) and element in value:
+                    child = self._children[element] = HeldValue(value[element])
+                return child
             case Member(member):
-                held = isinstance(value, list) and any(repr(item) == repr(member) for item in value)
-                return AppliedValue(None) if held else None
+                return self._index(()).get(repr(member))
             case Item(keys):
-                if isinstance(value, list):
-                    for item in value:
-                        if isinstance(item, dict) and all(
-                            repr(item.get(name, KEY_DEFAULTS.get(name))) == repr(want) for name, want in keys
-                        ):
-                            return AppliedValue(item)
-                return None
+                return self._index(tuple(name for name, _ in keys)).get(repr(keys)) or self._incomplete(keys)
             case Index():
-                return AppliedValue(None)
+                return HeldValue(None)
+
+    def _items(self) -> list[Any]:
+        return self._value if isinstance(self._value, list) else []
+
+    def _index(self, names: tuple[str, ...]) -> dict[str, HeldValue]:
+        """The items by the text of their fields ``names``, or a set's members by their own."""
+        index = self._indexes.get(names)
+        if index is None:
+            index = self._indexes[names] = {}
+            for item in self._items():
+                if not names:
+                    index[repr(item)] = HeldValue(None)
+                elif isinstance(item, dict):
+                    identity = repr(tuple((name, item.get(name, KEY_DEFAULTS.get(name))) for name in names))
+                    index.setdefault(identity, HeldValue(item))
+        return index
+
+    def _incomplete(self, keys: tuple[tuple[str, Any], ...]) -> HeldValue | None:
+        """The item that lacks key fields, since the server fills them in, and has the others."""
+        for item in self._items():
+            if isinstance(item, dict) and all(repr(item.get(name, want)) == repr(want) for name, want in keys):
+                return HeldValue(item)
+        return None
 
 
 def managed_fields(obj: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
@@ -110,11 +148,15 @@ def managed_fields(obj: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]
             yield entry
 
 
-def field_documents(objects: Iterable[Mapping[str, Any] | None], managers: Globs) -> list[Fields]:
-    """All fieldsV1 documents of ``objects``, those of ``managers`` first: the order in which list keys are believed."""
-    entries = [entry for obj in objects for entry in managed_fields(obj)]
-    entries.sort(key=lambda entry: not managers.matches(str(entry.get("manager", ""))))
-    return [entry["fieldsV1"] for entry in entries]
+def field_documents(objects: Iterable[Mapping[str, Any] | None], managers: Globs) -> tuple[list[Fields], list[Fields]]:
+    """All fieldsV1 documents of ``objects``: those of ``managers``, who are believed first, and those of others."""
+    tiers: tuple[list[Fields], list[Fields]] = ([], [])
+    for obj in objects:
+        for entry in managed_fields(obj):
+            tier = tiers[0 if managers.matches(str(entry.get("manager", ""))) else 1]
+            if entry["fieldsV1"] not in tier:
+                tier.append(entry["fieldsV1"])
+    return tiers
 
 
 def owned(obj: Mapping[str, Any], managers: Globs) -> list[Fields]:
@@ -123,20 +165,25 @@ def owned(obj: Mapping[str, Any], managers: Globs) -> list[Fields]:
     An ``Update`` entry that also owns last-applied-configuration is a client-side apply: it holds the server's
     defaults too, and the annotation says what was declared.
     """
+    return [
+        fields
+        for entry, fields in _entries(obj, managers)
+        if entry.get("operation") == "Apply" or not _owns_last_applied(entry["fieldsV1"])
+    ]
+
+
+def _entries(obj: Mapping[str, Any], managers: Globs) -> Iterator[tuple[Mapping[str, Any], Fields]]:
+    """The entries of ``managers``, each with its fields as they are called in ``obj``."""
     is_secret = obj.get("kind") == "Secret" and obj.get("apiVersion") == "v1"
-    documents = []
     for entry in managed_fields(obj):
         if not managers.matches(str(entry.get("manager", ""))) or entry.get("subresource"):
             continue
         fields = entry["fieldsV1"]
-        if entry.get("operation") != "Apply" and _owns_last_applied(fields):
-            continue
         if is_secret:
             fields = _string_data(fields)
         if entry.get("apiVersion") != obj.get("apiVersion"):
             fields = _widened(fields, obj)
-        documents.append(fields)
-    return documents
+        yield entry, fields
 
 
 def declared(obj: Mapping[str, Any], managers: Globs, *, config_sync: bool = False) -> Position | None:
@@ -146,58 +193,66 @@ def declared(obj: Mapping[str, Any], managers: Globs, *, config_sync: bool = Fal
     """
     positions: list[Position] = [OwnedFields(fields) for fields in owned(obj, managers) if fields]
     if (applied := _last_applied(obj, managers)) is not None:
-        positions.append(AppliedValue(applied))
+        positions.append(HeldValue(applied))
     if config_sync and (fields := _annotated(obj, DECLARED_FIELDS)):
         positions.append(OwnedFields(fields))
     return Union(positions) if positions else None
 
 
-def disowned(old: Mapping[str, Any], new: Mapping[str, Any], managers: Globs, changed: Iterable[Path]) -> bool:
-    """Whether ``new`` takes the ownership of a declared field away without changing the field itself.
+def made_by_controller(obj: Mapping[str, Any]) -> Position:
+    """The fields of an object that the controller which made it has written: who wrote its ownerReferences.
+
+    Without a record of that, all of it.
+    """
+    made = [
+        OwnedFields(entry["fieldsV1"])
+        for entry in managed_fields(obj)
+        if isinstance(entry["fieldsV1"].get("f:metadata"), dict)
+        and "f:ownerReferences" in entry["fieldsV1"]["f:metadata"]
+    ]
+    return Union(made) if made else OwnedFields({})
+
+
+def disowned(old: Mapping[str, Any], new: Mapping[str, Any], managers: Globs, changed: Sequence[Path]) -> bool:
+    """Whether ``new`` takes the ownership of a field away from ``managers`` without changing the field itself.
 
     A changed field moves to its writer's entry; that is no more than the change. Ownership that vanishes from an
-    unchanged field is an attempt on the source of what is declared.
+    unchanged field is an attempt on the source of what is declared, be it that entry or last-applied-configuration,
+    which is believed for the sake of its owner.
     """
-    before, after = owned(old, managers), owned(new, managers)
+    before = [fields for _, fields in _entries(old, managers)]
     if not before:
         return False
-    kept = [OwnedFields(fields) for fields in after]
-    moved = [tuple(_identity(element) for element in path) for path in changed]
-    return any(_lost(fields, kept, old, (), moved) for fields in before)
+    kept = [OwnedFields(fields) for _, fields in _entries(new, managers)]
+    moved = _Moved(changed)
+    return any(_lost(fields, kept, HeldValue(old), (), moved) for fields in before)
 
 
-def _identity(element: Element) -> str:
-    return repr(element)
+class _Moved:
+    """Changed places, and those above them."""
+
+    __slots__ = ("above", "places")
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        texts = [tuple(repr(element) for element in path) for path in paths]
+        self.places = frozenset(texts)
+        self.above = frozenset(text[:length] for text in texts for length in range(len(text)))
 
 
-def _lost(
-    node: Fields,
-    kept: list[OwnedFields],
-    value: Any,
-    path: tuple[str, ...],
-    moved: list[tuple[str, ...]],
-) -> bool:
-    if any(path[: len(place)] == place for place in moved):
+def _lost(node: Fields, kept: list[OwnedFields], value: HeldValue, path: tuple[str, ...], moved: _Moved) -> bool:
+    if path in moved.places or any(k.covers or k.node == node for k in kept):
         return False
     if not node:
-        return not any(k.covers for k in kept) and not any(place[: len(path)] == path for place in moved)
-    if any(k.covers for k in kept):
-        return False
+        return path not in moved.above
     for key, child in node.items():
         element = _element(key)
         if element is None or not isinstance(child, dict):
             continue
-        present, inner = _value_at(value, element)
-        if not present:
+        inner = value.step(element)
+        if inner is None:
             continue
-        further = [k.step(element) for k in kept]
-        if _lost(
-            child,
-            [k for k in further if isinstance(k, OwnedFields)],
-            inner,
-            (*path, _identity(element)),
-            moved,
-        ):
+        further = [step for k in kept if (step := k.step(element)) is not None]
+        if _lost(child, further, inner, (*path, repr(element)), moved):
             return True
     return False
 
@@ -213,21 +268,6 @@ def _element(key: str) -> Element | None:
         except (msgspec.DecodeError, RecursionError):
             return None
     return None
-
-
-def _value_at(value: Any, element: Element) -> tuple[bool, Any]:
-    match element:
-        case str():
-            return (True, value[element]) if isinstance(value, dict) and element in value else (False, None)
-        case Item(keys) if isinstance(value, list):
-            for item in value:
-                if isinstance(item, dict) and all(
-                    repr(item.get(name, KEY_DEFAULTS.get(name))) == repr(want) for name, want in keys
-                ):
-                    return True, item
-        case Member(member) if isinstance(value, list):
-            return any(repr(item) == repr(member) for item in value), member
-    return False, None
 
 
 def _owns_last_applied(fields: Fields) -> bool:
@@ -283,16 +323,17 @@ def _widened(fields: Fields, obj: Any) -> Fields:
     A declared field that this version of the object does not have goes by another name here. Which one cannot be
     told without the schema, so its parent counts as declared whole. Metadata is the same in all versions.
     """
-    return {key: child if key == "f:metadata" else _widen(key, child, obj) for key, child in fields.items()}
+    held = HeldValue(obj)
+    return {key: child if key == "f:metadata" else _widen(key, child, held) for key, child in fields.items()}
 
 
-def _widen(key: str, node: Any, parent: Any) -> Fields:
+def _widen(key: str, node: Any, parent: HeldValue) -> Fields:
     element = _element(key)
     if element is None or not isinstance(node, dict) or not node:
         return node if isinstance(node, dict) else {}
-    _, value = _value_at(parent, element)
+    value = parent.step(element)
     for inner_key in node:
         inner = _element(inner_key)
-        if inner is not None and not _value_at(value, inner)[0]:
+        if inner is not None and (value is None or value.step(inner) is None):
             return {}
-    return {inner_key: _widen(inner_key, child, value) for inner_key, child in node.items()}
+    return {} if value is None else {inner_key: _widen(inner_key, child, value) for inner_key, child in node.items()}

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, TypeVar
 
+from webhook.breakglass import BreakGlass
 from webhook.fieldpath import PathSet, Pattern
 from webhook.fieldsets import patterns as field_set
 from webhook.globs import Globs
 from webhook.identity import Writers
 from webhook.labels import LabelSelector
 from webhook.listkeys import canonical_group
-from webhook.regexes import Pattern as Regex
 from webhook.tools import MARKERS, Marker
 
 _T = TypeVar("_T")
@@ -23,21 +23,13 @@ ENFORCE, WARN, TAG, DRY_RUN = "enforce", "warn", "tag", "dryRun"
 MODES: Final = (DRY_RUN, TAG, WARN, ENFORCE)
 
 DEFAULT_OPERATIONS: Final = ("CREATE", "UPDATE", "DELETE")
+#: Of a policy about children, too: exec and attach are CONNECT.
+CHILDREN_OPERATIONS: Final = (*DEFAULT_OPERATIONS, "CONNECT")
 DEFAULT_EXEMPT_NAMESPACES: Final = ("kube-system",)
 DEFAULT_MAX_DURATION: Final = timedelta(hours=4)
 
 # Resources and kinds come from the API server and are few; the bound is for callers who are not the API server.
 _MEMO_SIZE: Final = 4096
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BreakGlass:
-    """Who may open an object in an incident, and for how long."""
-
-    groups: frozenset[str]
-    users: frozenset[str]
-    reason: Regex | None
-    max_duration: timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +60,13 @@ class Match:
     exclude_namespaces: Globs = field(default_factory=Globs)
     namespace_selector: LabelSelector | None = None
     object_selector: LabelSelector | None = None
+
+    def names(self, group: str, resource: str, subresource: str) -> bool:
+        """Whether ``resources`` takes this resource or subresource in, in this group or the one it has moved to."""
+        if self.resources is None:
+            return True
+        groups = (group, *_MOVED_RESOURCES.get((group, resource), ()))
+        return any(rule.selects(g, resource, subresource) for rule in self.resources for g in groups)
 
     def in_namespace(self, namespace: str) -> bool:
         """Whether objects of ``namespace`` are meant; the empty string is a cluster-scoped object's."""
@@ -126,11 +125,13 @@ class Candidate:
     """A policy that may select a review.
 
     ``whole`` is false where it names the object's resource but not the subresource that is written: then the object's
-    metadata is guarded there and nothing else.
+    metadata is guarded there and nothing else. ``direct`` is false where it names neither, and can be about the object
+    as a child alone.
     """
 
     policy: Policy
-    whole: bool
+    whole: bool = True
+    direct: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +156,17 @@ class Snapshot:
     def __init__(self, config: Config, policies: Iterable[Policy] = ()) -> None:
         self.config = config
         self.policies = tuple(sorted(policies, key=lambda policy: policy.name))
+        #: Stands for a policy where a break-glass is refused and no policy that enforces is about the object.
+        self.glass_guard = Policy(
+            name="(breakGlass)",
+            mode=ENFORCE,
+            description="Only those whom the DriftwallConfig names break glass.",
+            match=Match(),
+            trusted=config.trusted,
+            automation=config.automation,
+            break_glass=config.break_glass,
+            field_managers=Globs(),
+        )
         self.guarded = tuple({id(w): w for w in (config.trusted, *(p.trusted for p in self.policies))}.values())
         self._candidates: dict[tuple[str, str, str, str], tuple[Candidate, ...]] = {}
 
@@ -169,15 +181,16 @@ class Snapshot:
         return found
 
     def _select(self, group: str, resource: str, subresource: str, operation: str) -> Iterable[Candidate]:
-        groups = {group, *_MOVED_RESOURCES.get((group, resource), ())}
         for policy in self.policies:
-            if operation not in policy.match.operations:
+            match = policy.match
+            if operation not in match.operations:
                 continue
-            rules = policy.match.resources
-            if rules is None or any(rule.selects(g, resource, subresource) for rule in rules for g in groups):
-                yield Candidate(policy=policy, whole=True)
-            elif subresource and any(rule.selects(g, resource, "") for rule in rules for g in groups):
+            if match.names(group, resource, subresource):
+                yield Candidate(policy=policy)
+            elif subresource and match.names(group, resource, ""):
                 yield Candidate(policy=policy, whole=False)
+            elif policy.children:
+                yield Candidate(policy=policy, direct=False)
 
 
 _MOVED_RESOURCES: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {

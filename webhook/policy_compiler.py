@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from webhook import tags
+from webhook.breakglass import BreakGlass
 from webhook.documents import Document, Key, Problem, load_documents, policy_files
 from webhook.durations import parse_duration
 from webhook.errors import PolicyError
@@ -15,11 +17,11 @@ from webhook.globs import Globs
 from webhook.identity import HPA, SYSTEM, Writer, Writers
 from webhook.labels import LabelSelector
 from webhook.policy import (
+    CHILDREN_OPERATIONS,
     DEFAULT_EXEMPT_NAMESPACES,
     DEFAULT_MAX_DURATION,
     DEFAULT_OPERATIONS,
     DRY_RUN,
-    BreakGlass,
     Config,
     Match,
     Policy,
@@ -31,6 +33,9 @@ from webhook.regexes import compile_pattern
 from webhook.tools import MARKERS, TITLES, instance_label_marker
 
 _T = TypeVar("_T")
+
+#: driftwall marks what it cannot patch in a review: the parent of a scale.
+ITSELF = Writer(name="driftwall", service_accounts=("driftwall-system/driftwall",), fields=PathSet.of(*tags.PATHS))
 
 
 def load(path: Path) -> Snapshot:
@@ -140,8 +145,8 @@ class _Compiler:
             name=document.value["metadata"]["name"] if document is not None else "default",
             cluster_id=spec.get("clusterId", ""),
             trusted=Writers(trusted),
-            # HPA last: a configuration may give the same service account more.
-            automation=Writers((*automation, HPA)),
+            # The built-in ones last: a configuration may give the same service accounts more.
+            automation=Writers((*automation, HPA, ITSELF)),
             system=Writers((SYSTEM, extra)),
             exempt_namespaces=self._globs(
                 document, ("spec", "exemptNamespaces"), spec.get("exemptNamespaces", DEFAULT_EXEMPT_NAMESPACES)
@@ -173,7 +178,7 @@ class _Compiler:
             severity=spec.get("severity", "medium"),
             controls=tuple(spec.get("controls", ())),
             message=spec.get("message", ""),
-            match=self._match(document, spec.get("match", {})),
+            match=self._match(document, spec.get("match", {}), children=protect.get("children", False)),
             declared=declared,
             field_sets=tuple(name for name in protect.get("fieldSets", ()) if name in FIELD_SET_NAMES),
             fields=tuple(fields),
@@ -186,7 +191,7 @@ class _Compiler:
             field_managers=Globs(manager for writer in all_trusted for manager in writer.field_managers),
         )
 
-    def _match(self, document: Document, match: Mapping[str, Any]) -> Match:
+    def _match(self, document: Document, match: Mapping[str, Any], *, children: bool) -> Match:
         place: Key = ("spec", "match")
         for index, tool in enumerate(match.get("tools", ())):
             if tool not in TITLES:
@@ -205,7 +210,7 @@ class _Compiler:
                 ResourceRule(api_groups=frozenset(rule["apiGroups"]), resources=frozenset(rule["resources"]))
                 for rule in resources
             ),
-            operations=frozenset(match.get("operations", DEFAULT_OPERATIONS)),
+            operations=frozenset(match.get("operations", CHILDREN_OPERATIONS if children else DEFAULT_OPERATIONS)),
             namespaces=None if namespaces is None else self._globs(document, (*place, "namespaces"), namespaces),
             exclude_namespaces=self._globs(document, (*place, "excludeNamespaces"), match.get("excludeNamespaces", ())),
             namespace_selector=self._selector(document, (*place, "namespaceSelector"), match.get("namespaceSelector")),

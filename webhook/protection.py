@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from webhook import meta
 from webhook.admission import ObjectRef, Review
 from webhook.diff import Change, Position, Union, diff, select
 from webhook.fieldpath import PathSet, format_path
 from webhook.globs import Globs
 from webhook.listkeys import Schema
-from webhook.ownership import declared, disowned, field_documents
+from webhook.ownership import declared, disowned, field_documents, made_by_controller
 from webhook.policy import MODES, Candidate, Policy
-from webhook.subject import Objects, Subject, is_namespace, labels_of, look_up
+from webhook.subject import Objects, Subject, is_namespace, look_up
 from webhook.tools import DECLARED_FIELDS, LAST_APPLIED, OWN_PREFIX, Claim
 
 #: Protected on every managed object, beside its tool's markers and opt-outs.
@@ -25,7 +26,6 @@ _ALWAYS: Final = PathSet.of(
     f"metadata.annotations['{DECLARED_FIELDS}']",
 )
 STRICTNESS: Final[Mapping[str, int]] = {mode: rank for rank, mode in enumerate(MODES)}
-_OWNERSHIP: Final = "metadata.managedFields"
 #: Kept by the API server alone; a client's value for them is thrown away.
 _SERVER_METADATA: Final = frozenset(
     {
@@ -42,63 +42,96 @@ _SERVER_METADATA: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """Something at ``path`` that is more than a change of one value; ``text`` says what, for a person."""
+
+    path: str
+    operation: str
+    text: str
+
+
+Finding = Change | Note
+
+_DISOWNED: Final = Note(
+    path="metadata.managedFields", operation="removed", text="takes away the record of what was declared"
+)
+
+
+def path_of(finding: Finding) -> str:
+    """Where a finding is, as text."""
+    return finding.path if isinstance(finding, Note) else format_path(finding.path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """A policy that is violated, and by what: changes, or the words of something that is no single field."""
+    """A policy that is violated, and by what; nothing for a deletion, or for reaching into a pod."""
 
     policy: Policy
-    changes: tuple[Change | str, ...]
+    findings: tuple[Finding, ...]
 
 
 def judge(
-    review: Review, subject: Subject, managers: Sequence[Claim], candidates: Sequence[Candidate], objects: Objects
+    review: Review,
+    subject: Subject,
+    managers: Sequence[Claim],
+    candidates: Sequence[Candidate],
+    objects: Objects,
+    settled: PathSet,
 ) -> list[Judged]:
-    """Every policy that the write violates; the one that answers for what is always protected says so, too."""
-    changes: dict[Globs, list[Change]] = {}
-    own: dict[str, list[Change]] = {}
-    base: dict[str, list[Change | str]] = {}
+    """Every policy that the write violates.
+
+    What is protected on every managed object is one fact, however many policies select it: the strictest tells it.
+    ``settled`` are places that were judged elsewhere.
+    """
+    differences: dict[Globs, list[Change]] = {}
+    own: dict[str, list[Finding]] = {}
+    base: dict[str, list[Finding]] = {}
     judged: list[Policy] = []
     markers = [claim.marker for claim in managers]
     for candidate in candidates:
         policy = candidate.policy
         if policy.trusted.find(review.user) is not None:
             continue
+        violated = False
         if subject.deletion:
             violated = policy.deletion and candidate.whole
         else:
             manager_names = policy.managers(markers)
-            if manager_names not in changes:
-                changes[manager_names] = _changes(review, subject, manager_names)
+            if (changes := differences.get(manager_names)) is None:
+                changes = differences[manager_names] = _changes(review, subject, manager_names)
             automation = policy.automation.find(review.user)
             allowance = automation.fields if automation is not None else None
-            found = changes[manager_names]
-            if candidate.whole:
-                own[policy.name] = _own(policy, subject, managers, found, manager_names, allowance)
+            # Through a subresource that the policy does not name, metadata alone is guarded.
+            judged_changes = changes if candidate.whole else [c for c in changes if c.path[0] == "metadata"]
+            own[policy.name] = list(_own(policy, subject, managers, judged_changes, manager_names, allowance))
+            if candidate.whole and subject.owners and subject.intrusion:
+                own[policy.name] = list(changes)
+                violated = True
             if managers:
-                base[policy.name] = _base(subject, managers, found, manager_names, allowance)
-            violated = bool(own.get(policy.name) or base.get(policy.name))
+                base[policy.name] = _base(subject, managers, changes, manager_names, allowance, settled)
+            violated = violated or bool(own.get(policy.name) or base.get(policy.name))
         if violated and _in_selected_namespace(review, policy, subject, objects):
             judged.append(policy)
-    # What is protected on every managed object is one fact, however many policies select it: the strictest tells it.
-    guardians = [policy for policy in judged if base.get(policy.name)]
-    guardian = min(guardians, key=lambda p: (-STRICTNESS[p.mode], not p.declared, p.name), default=None)
+    guardian = min((p for p in judged if base.get(p.name)), key=guardian_rank, default=None)
     result = []
     for policy in judged:
-        mine: list[Change | str] = list(own.get(policy.name, ()))
+        findings = list(own.get(policy.name, ()))
         if policy is guardian:
-            told = {change.path for change in mine if isinstance(change, Change)}
-            mine += [c for c in base[policy.name] if not (isinstance(c, Change) and c.path in told)]
-        if mine or subject.deletion:
-            result.append(Judged(policy=policy, changes=tuple(sorted(mine, key=_place))))
+            told = {path_of(finding) for finding in findings}
+            findings += [finding for finding in base[policy.name] if path_of(finding) not in told]
+        if findings or subject.deletion or subject.intrusion:
+            result.append(Judged(policy=policy, findings=tuple(sorted(findings, key=path_of))))
     return result
 
 
-def _place(change: Change | str) -> str:
-    return change if isinstance(change, str) else format_path(change.path)
+def guardian_rank(policy: Policy) -> tuple[int, bool, str]:
+    """The order of policies in which the first answers for what is protected on every managed object."""
+    return (-STRICTNESS[policy.mode], not policy.declared, policy.name)
 
 
 def _changes(review: Review, subject: Subject, managers: Globs) -> list[Change]:
     old, new = (_without_noise(side, review, subject) for side in (subject.old, subject.new))
-    schema = Schema.of(subject.group, subject.kind, field_documents((subject.old, subject.new), managers))
+    schema = Schema.of(subject.group, subject.kind, *field_documents((subject.old, subject.new), managers))
     return diff(old, new, schema)
 
 
@@ -116,14 +149,11 @@ def _without_noise(obj: Mapping[str, Any] | None, review: Review, subject: Subje
 
 
 def _status_is_ordinary(review: Review, subject: Subject) -> bool:
-    """Whether ``status`` is a field like any other: only a custom resource without the subresource has such a one."""
-    if review.subresource == "status" or "." not in subject.group or subject.group.endswith(".k8s.io"):
-        return False
-    return not any(
-        isinstance(entry, dict) and entry.get("subresource") == "status"
-        for side in subject.sides
-        for entry in (side.get("metadata") or {}).get("managedFields") or ()
-    )
+    """Whether ``status`` is a field like any other, as in a custom resource without that subresource.
+
+    In one that has it, the API server keeps the status as it is in a write to the object itself.
+    """
+    return review.subresource != "status" and "." in subject.group and not subject.group.endswith(".k8s.io")
 
 
 def _own(
@@ -140,7 +170,9 @@ def _own(
         wanted.append(paths)
     if policy.declared and managers and subject.old is not None:
         config_sync = any(claim.managed_by.tool == "configsync" for claim in managers)
-        if (fields := declared(subject.old, manager_names, config_sync=config_sync)) is not None:
+        if subject.owners:
+            wanted.append(made_by_controller(subject.old))
+        elif (fields := declared(subject.old, manager_names, config_sync=config_sync)) is not None:
             wanted.append(fields)
     if not wanted or not changes:
         return []
@@ -156,16 +188,18 @@ def _base(
     changes: Sequence[Change],
     manager_names: Globs,
     allowance: PathSet | None,
-) -> list[Change | str]:
-    """The changes that touch what is protected on every managed object."""
+    settled: PathSet,
+) -> list[Finding]:
+    """The changes that touch what is protected on every managed object, and on what it owns."""
     always = Union((_ALWAYS, *(claim.marker.protected for claim in managers)))
-    found: list[Change | str] = list(select(changes, always, allowance))
+    found: list[Finding] = list(select(changes, always, settled if allowance is None else settled | allowance))
     if (
-        subject.old is not None
+        not subject.owners
+        and subject.old is not None
         and subject.new is not None
         and disowned(subject.old, subject.new, manager_names, [change.path for change in changes])
     ):
-        found.append(_OWNERSHIP)
+        found.append(_DISOWNED)
     return found
 
 
@@ -178,8 +212,8 @@ def _in_selected_namespace(review: Review, policy: Policy, subject: Subject, obj
     if selector is None:
         return True
     if is_namespace(review):
-        return any(selector.matches(labels_of(side)) for side in subject.sides)
+        return any(selector.matches(meta.labels_of(side)) for side in subject.sides)
     if not review.namespace:
         return True
     namespace = look_up(ObjectRef("", "v1", "namespaces", "", review.namespace), objects)
-    return selector.matches(labels_of(namespace))
+    return selector.matches(meta.labels_of(namespace))

@@ -1,4 +1,4 @@
-"""The webhook itself: ``/validate`` as a plain ASGI application.
+"""The webhook itself: ``/validate`` and ``/mutate`` as a plain ASGI application.
 
 bytes -> :func:`webhook.admission.parse` -> ``decide`` over one snapshot -> :func:`webhook.admission.respond` -> bytes.
 Whatever goes wrong is answered with an HTTP error, never with an allow: then the webhook's failurePolicy decides. The
@@ -24,6 +24,7 @@ from webhook.audit import MAX_TEXT, DecisionLog
 from webhook.decision import Decision, LookupNeeded
 from webhook.errors import LookupFailed, MalformedReview
 from webhook.metrics import Metrics
+from webhook.mutation import Mutation
 from webhook.policy import Snapshot
 from webhook.text import cut, escaped
 
@@ -45,8 +46,14 @@ _log = logging.getLogger(__name__)
 class Objects(Protocol):
     """Where the server looks up what a verdict needs beside the review."""
 
-    async def get(self, ref: ObjectRef) -> dict[str, Any] | None:
-        """The object, or None where the API server says that it does not exist; raises LookupFailed."""
+    async def get(self, ref: ObjectRef, *, fresh: bool = False) -> dict[str, Any] | None:
+        """The object, or None where the API server says that it does not exist; raises LookupFailed.
+
+        ``fresh``: as it is now, not as it was a moment ago.
+        """
+
+    def holds(self, ref: ObjectRef) -> bool:
+        """Whether :meth:`get` would answer with what it has kept."""
 
 
 class Policies(Protocol):
@@ -56,7 +63,16 @@ class Policies(Protocol):
     def snapshot(self) -> Snapshot | None: ...  # noqa: D102
 
 
-Decide = Callable[[Review, Snapshot, Mapping[ObjectRef, dict[str, Any] | None], datetime], Decision]
+class Traces(Protocol):
+    """Where the server leaves what a decision asks for beside its answer: Events, marks."""
+
+    def leave(self, review: Review, decision: Decision, now: datetime) -> None:
+        """Never waits, never raises."""
+
+
+Found = Mapping[ObjectRef, dict[str, Any] | None]
+Decide = Callable[[Review, Snapshot, Found, datetime], Decision]
+Mutate = Callable[[Review, Snapshot, Found, datetime], Mutation]
 Clock = Callable[[], datetime]
 
 
@@ -71,7 +87,7 @@ class _Decided(NamedTuple):
     """What metrics and log are told once the answer is out."""
 
     review: Review
-    decision: Decision
+    outcome: Decision | Mutation
     time: datetime
     seconds: float
 
@@ -134,24 +150,25 @@ class ReviewServer:
     clock that ``decide`` is told the time from, and where each decision is counted and logged.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its collaborators, by keyword
         self,
         *,
         policies: Policies,
         decide: Decide,
+        mutate: Mutate,
         objects: Objects,
         metrics: Metrics,
         log: DecisionLog,
+        traces: Traces,
         clock: Clock = lambda: datetime.now(UTC),
     ) -> None:
         self._policies = policies
-        self._decide_once = decide
         self._objects = objects
         self._metrics = metrics
         self._log = log
+        self._traces = traces
         self._clock = clock
-        # Path -> what is made of the verdict.
-        self._endpoints: dict[str, Callable[[Review, Decision], bytes]] = {"/validate": _validated}
+        self._endpoints: dict[str, Decide | Mutate] = {"/validate": decide, "/mutate": mutate}
         paths = " or ".join(self._endpoints)
         self._not_found = _failure(404, f"there is nothing here; reviews are sent to {paths}")
 
@@ -167,12 +184,17 @@ class ReviewServer:
         if decided is None:
             self._metrics.error(reply.start["status"])
             return
-        self._metrics.review(decided.review, decided.decision, decided.seconds)
-        self._log.write(decided.review, decided.decision, time=decided.time, seconds=decided.seconds)
+        review, outcome = decided.review, decided.outcome
+        if isinstance(outcome, Mutation):
+            self._metrics.mutation(patched=bool(outcome.patch))
+            return
+        self._metrics.review(review, outcome, decided.seconds)
+        self._log.write(review, outcome, time=decided.time, seconds=decided.seconds)
+        self._traces.leave(review, outcome, decided.time)
 
     async def _answer(self, scope: Scope, receive: Receive) -> tuple[_Reply, _Decided | None]:
-        render = self._endpoints.get(scope["path"])
-        if render is None:
+        endpoint = self._endpoints.get(scope["path"])
+        if endpoint is None:
             return self._not_found, None
         if scope["method"] != "POST":
             return _NOT_ALLOWED, None
@@ -186,9 +208,9 @@ class ReviewServer:
             started = time.perf_counter()
             now = self._clock()
             review = admission.parse(body)
-            decision = await self._decide(review, snapshot, now)
-            reply = _reply(200, render(review, decision))
-            return reply, _Decided(review, decision, now, time.perf_counter() - started)
+            outcome = await self._decide(endpoint, review, snapshot, now)
+            reply = _reply(200, _rendered(review, outcome))
+            return reply, _Decided(review, outcome, now, time.perf_counter() - started)
         except _TooLarge:
             return _TOO_LARGE, None
         except MalformedReview as error:
@@ -203,28 +225,48 @@ class ReviewServer:
             _log.exception("no verdict on %s: driftwall failed", _shown(review))
             return _INTERNAL, None
 
-    async def _decide(self, review: Review, snapshot: Snapshot, now: datetime) -> Decision:
+    async def _decide(
+        self, endpoint: Decide | Mutate, review: Review, snapshot: Snapshot, now: datetime
+    ) -> Decision | Mutation:
         """Decide, and look up what the decision turns out to need.
 
         Raises:
             LookupFailed: an object could not be had, or not in time.
         """
-        objects: dict[ObjectRef, dict[str, Any] | None] = {}
         try:
-            return self._decide_once(review, snapshot, objects, now)
-        except LookupNeeded as needed:
-            ref = needed.ref
+            return endpoint(review, snapshot, {}, now)
+        except LookupNeeded:
+            pass
+        objects: dict[ObjectRef, dict[str, Any] | None] = {}
+        kept = fresh = False
+        ref: ObjectRef | None = None
         try:
             async with asyncio.timeout(LOOKUP_SECONDS):
-                for _ in range(MAX_LOOKUPS):
-                    objects[ref] = await self._objects.get(ref)
+                while len(objects) <= MAX_LOOKUPS:
                     try:
-                        return self._decide_once(review, snapshot, objects, now)
+                        outcome = endpoint(review, snapshot, objects, now)
                     except LookupNeeded as needed:
                         ref = needed.ref
+                        kept = kept or self._objects.holds(ref)
+                        objects[ref] = await self._look_up(needed, fresh=fresh)
+                        continue
+                    if fresh or not kept or isinstance(outcome, Mutation) or outcome.allowed:
+                        return outcome
+                    # Somebody who has broken the glass a moment ago is not to be denied for what we have kept.
+                    objects, fresh = {}, True
         except TimeoutError:
             raise LookupFailed(f"{ref} could not be looked up within {LOOKUP_SECONDS:g} s; try again") from None
         raise LookupFailed(f"the verdict on this write needs more than {MAX_LOOKUPS} look-ups; the last is {ref}")
+
+    async def _look_up(self, needed: LookupNeeded, *, fresh: bool) -> dict[str, Any] | None:
+        try:
+            return await self._objects.get(needed.ref, fresh=fresh)
+        except LookupFailed as error:
+            if not needed.optional:
+                raise
+            # It could have opened the object; without it the object stays closed.
+            _log.warning("going on without a look-up: %s", error)
+            return None
 
 
 def _shown(review: Review | None) -> str:
@@ -235,13 +277,15 @@ def _shown(review: Review | None) -> str:
     return cut(escaped(what), MAX_TEXT)
 
 
-def _validated(review: Review, decision: Decision) -> bytes:
+def _rendered(review: Review, outcome: Decision | Mutation) -> bytes:
+    if isinstance(outcome, Mutation):
+        return admission.respond(review, allowed=True, patch=outcome.patch)
     return admission.respond(
         review,
-        allowed=decision.allowed,
-        message=decision.message,
-        warnings=decision.warnings,
-        audit_annotations=decision.audit_annotations,
+        allowed=outcome.allowed,
+        message=outcome.message,
+        warnings=outcome.warnings,
+        audit_annotations=outcome.audit_annotations,
     )
 
 

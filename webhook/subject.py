@@ -3,33 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
+from webhook import meta
 from webhook.admission import ObjectRef, Review
+from webhook.diff import strictly_equal
 from webhook.errors import LookupFailed
 
 Objects = Mapping[ObjectRef, Mapping[str, Any] | None]
 
+# Pod -> ReplicaSet -> Deployment -> two more, for operators that stack; a longer chain is a loop or a trick.
+_MAX_OWNERS: Final = 5
+
+#: What is done to a pod through its subresources, for a sentence with "may not".
+_INTRUSIONS: Final[Mapping[str, str]] = {
+    "exec": "exec into",
+    "attach": "attach to",
+    "portforward": "forward a port of",
+    "proxy": "proxy to",
+    "binding": "bind",
+    "ephemeralcontainers": "debug",
+    "resize": "resize",
+}
+_CLUSTER_SCOPED: Final = frozenset({"Node", "Namespace", "PersistentVolume", "ClusterRole", "ClusterRoleBinding"})
+
 
 class LookupNeeded(Exception):
-    """``decide`` must know the object at ``ref``; it can do without one unless it is ``required``."""
+    """``decide`` must know the object at ``ref``.
 
-    def __init__(self, ref: ObjectRef, *, required: bool = True) -> None:
+    It can do without one that does not exist unless it is ``required``, and without an answer if that is ``optional``.
+    """
+
+    def __init__(self, ref: ObjectRef, *, required: bool = True, optional: bool = False) -> None:
         super().__init__(str(ref))
         self.ref = ref
         self.required = required
+        self.optional = optional
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What a review is really about: a scale stands for its parent's replicas, an eviction for its pod's deletion."""
+    """The object that a review is about, and what is done to it.
 
+    A scale stands for its parent's replicas, an eviction for its pod's deletion. ``verb`` is for a sentence with "may
+    not"; empty for a change of fields. ``intrusion`` marks what changes no field of the object but reaches into it.
+    ``owners`` are the objects that own it, the nearest first. ``via`` names the object that the write goes through.
+    """
+
+    ref: ObjectRef
     group: str
     kind: str
     old: Mapping[str, Any] | None
     new: Mapping[str, Any] | None
     deletion: bool = False
+    intrusion: bool = False
+    verb: str = ""
+    owners: tuple[tuple[ObjectRef, Mapping[str, Any]], ...] = ()
+    via: str = ""
 
     @property
     def sides(self) -> tuple[Mapping[str, Any], ...]:
@@ -37,36 +68,51 @@ class Subject:
         return tuple(side for side in (self.old, self.new) if side is not None)
 
 
-def subject_of(review: Review, objects: Objects) -> Subject | None:
-    """What the review is about; None for a write that changes nothing of an object (a token, a binding, exec)."""
+def subject_of(review: Review, objects: Objects, *, children: bool) -> Subject | None:
+    """What the review is about; None for a write that changes nothing of an object.
+
+    ``children``: a policy is about what managed objects own, so reaching into a pod matters.
+    """
+    ref = place_of(review)
+    group, kind = review.kind.group, review.kind.kind
     match review.subresource, review.operation:
         case "scale", "UPDATE":
             return _scaled(review, objects)
         case "eviction", "CREATE":
-            pod = look_up(parent_of(review), objects)
-            return Subject(group="", kind="Pod", old=pod, new=None, deletion=True)
+            pod = look_up(ref, objects)
+            return Subject(ref=ref, group="", kind="Pod", old=pod, new=None, deletion=True, verb="evict")
         case "", "DELETE":
-            return Subject(group=review.kind.group, kind=review.kind.kind, old=review.old, new=None, deletion=True)
+            return Subject(ref=ref, group=group, kind=kind, old=review.old, new=None, deletion=True, verb="delete")
         case ("", "CREATE") | (_, "UPDATE"):
-            return Subject(group=review.kind.group, kind=review.kind.kind, old=review.old, new=review.new)
+            verb = _INTRUSIONS.get(review.subresource, "")
+            return Subject(
+                ref=ref, group=group, kind=kind, old=review.old, new=review.new, intrusion=bool(verb), verb=verb
+            )
+        case subresource, ("CREATE" | "CONNECT") if children and subresource in _INTRUSIONS:
+            obj = look_up(ref, objects)
+            verb = _INTRUSIONS[subresource]
+            kind = str(obj.get("kind", ""))
+            return Subject(ref=ref, group=ref.group, kind=kind, old=obj, new=obj, intrusion=True, verb=verb)
         case _:
             return None
 
 
-def parent_of(review: Review) -> ObjectRef:
+def place_of(review: Review) -> ObjectRef:
     """The place of the object that the review, or the subresource in it, belongs to."""
     gvr = review.resource
-    return ObjectRef(gvr.group, gvr.version, gvr.resource, review.namespace, review.name)
+    # The review of a Namespace bears a namespace, its own name, though it is cluster-scoped.
+    namespace = "" if is_namespace(review) else review.namespace
+    return ObjectRef(gvr.group, gvr.version, gvr.resource, namespace, review.name)
 
 
 def _scaled(review: Review, objects: Objects) -> Subject:
-    parent = look_up(parent_of(review), objects)
-    path: tuple[str, ...] = ("spec", "replicas")
-    if "." in review.resource.group:
-        path = _replicas_path(review, objects)
+    ref = place_of(review)
+    parent = look_up(ref, objects)
     before, after = (_replicas(side) for side in (review.old, review.new))
+    path = _replicas_path(ref, objects)
     return Subject(
-        group=review.resource.group,
+        ref=ref,
+        group=ref.group,
         kind=str(parent.get("kind", "")),
         old=_with(parent, path, before),
         new=_with(parent, path, after),
@@ -74,35 +120,107 @@ def _scaled(review: Review, objects: Objects) -> Subject:
 
 
 def _replicas(scale: Mapping[str, Any] | None) -> Any:
-    spec = (scale or {}).get("spec")
     # The API server leaves a replicas of 0 out of a Scale.
-    return spec.get("replicas", 0) if isinstance(spec, dict) else 0
+    return meta.mapping((scale or {}).get("spec")).get("replicas", 0)
 
 
-def _replicas_path(review: Review, objects: Objects) -> tuple[str, ...]:
-    """Where a custom resource keeps the number that its scale subresource shows: its definition says so."""
-    gvr = review.resource
-    name = f"{gvr.resource}.{gvr.group}"
-    definition = look_up(
-        ObjectRef("apiextensions.k8s.io", "v1", "customresourcedefinitions", "", name), objects, required=False
-    )
-    for version in ((definition or {}).get("spec") or {}).get("versions") or ():
-        if version.get("name") == gvr.version:
-            path = ((version.get("subresources") or {}).get("scale") or {}).get("specReplicasPath", "")
-            if path.startswith("."):
-                return tuple(path[1:].split("."))
+def _replicas_path(ref: ObjectRef, objects: Objects) -> tuple[str, ...]:
+    """Where an object keeps the number that its scale subresource shows: a custom one's definition says so."""
+    if "." in ref.group:
+        definition = look_up(
+            ObjectRef("apiextensions.k8s.io", "v1", "customresourcedefinitions", "", f"{ref.resource}.{ref.group}"),
+            objects,
+            required=False,
+        )
+        versions = meta.mapping(definition.get("spec")).get("versions")
+        for version in versions if isinstance(versions, list) else ():
+            if version.get("name") == ref.version:
+                scale = meta.mapping(meta.mapping(version.get("subresources")).get("scale"))
+                path = scale.get("specReplicasPath", "")
+                if path.startswith("."):
+                    return tuple(path[1:].split("."))
     return ("spec", "replicas")
 
 
 def _with(obj: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
-    if not path:
-        raise ValueError("no path")
-    child = obj.get(path[0])
-    inner = child if isinstance(child, dict) else {}
-    return {**obj, path[0]: _with(inner, path[1:], value) if len(path) > 1 else value}
+    name, *rest = path
+    return {**obj, name: _with(meta.mapping(obj.get(name)), rest, value) if rest else value}
 
 
-def look_up(ref: ObjectRef, objects: Objects, *, required: bool = True) -> Mapping[str, Any]:
+def scale_target(review: Review, objects: Objects) -> Subject | None:
+    """The workload whose replicas this write would hand to the autoscaler, or None.
+
+    Whoever points a HorizontalPodAutoscaler at a workload changes its replicas, by the hand of a controller.
+    """
+    if (review.resource.group, review.resource.resource) != ("autoscaling", "horizontalpodautoscalers"):
+        return None
+    if review.subresource or review.operation not in ("CREATE", "UPDATE"):
+        return None
+    before, after = (meta.mapping((side or {}).get("spec")) for side in (review.old, review.new))
+    if strictly_equal(before, after):
+        return None
+    target = meta.mapping(after.get("scaleTargetRef"))
+    kind, name = target.get("kind"), target.get("name")
+    if not (isinstance(kind, str) and isinstance(name, str) and kind and name):
+        return None
+    group, version = meta.group_version(target.get("apiVersion"))
+    ref = _ref_of(group, version, kind, review.namespace, name, objects)
+    workload = look_up(ref, objects, required=False)
+    if not workload:
+        return None
+    path = _replicas_path(ref, objects)
+    return Subject(
+        ref=ref,
+        group=group,
+        kind=kind,
+        old=workload,
+        new=_with(workload, path, "what the autoscaler says"),
+        via=str(place_of(review)),
+    )
+
+
+def with_owners(subject: Subject, objects: Objects) -> Subject:
+    """``subject`` with the chain of controllers that own it, as far as they exist."""
+    owners: list[tuple[ObjectRef, Mapping[str, Any]]] = []
+    # The old state says who owns it: a write that takes the owner away does not thereby escape it.
+    obj: Mapping[str, Any] = subject.old or subject.new or {}
+    while len(owners) < _MAX_OWNERS and (owner := meta.controller_of(obj)) is not None:
+        group, version = meta.group_version(owner.get("apiVersion"))
+        kind, name = str(owner.get("kind", "")), str(owner.get("name", ""))
+        ref = _ref_of(group, version, kind, subject.ref.namespace, name, objects)
+        obj = look_up(ref, objects, required=False)
+        if not obj or meta.metadata_of(obj).get("uid") != owner.get("uid"):
+            break
+        owners.append((ref, obj))
+    return replace(subject, owners=tuple(owners))
+
+
+def _ref_of(group: str, version: str, kind: str, namespace: str, name: str, objects: Objects) -> ObjectRef:
+    """The place of an object that is named by its kind."""
+    if "." in group and not group.endswith(".k8s.io"):
+        served = look_up(ObjectRef(group, version, "", "", ""), objects, required=False)
+        resources = served.get("resources")
+        for resource in resources if isinstance(resources, list) else ():
+            if resource.get("kind") == kind and "/" not in resource.get("name", "/"):
+                return ObjectRef(
+                    group, version, resource["name"], namespace if resource.get("namespaced") else "", name
+                )
+    return ObjectRef(group, version, plural(kind), "" if kind in _CLUSTER_SCOPED else namespace, name)
+
+
+def plural(kind: str) -> str:
+    """The resource of a kind by the rule that Kubernetes's own kinds follow: ``networkpolicies``, ``ingresses``."""
+    name = kind.lower()
+    if name.endswith("s") and not name.endswith("ss"):
+        return name  # endpoints
+    if name.endswith(("s", "x", "ch", "sh")):
+        return name + "es"
+    if name.endswith("y") and name[-2:-1] not in "aeiou":
+        return name[:-1] + "ies"
+    return name + "s"
+
+
+def look_up(ref: ObjectRef, objects: Objects, *, required: bool = True, optional: bool = False) -> Mapping[str, Any]:
     """The object at ``ref``; empty for one that does not exist and is not ``required``.
 
     Raises:
@@ -110,21 +228,13 @@ def look_up(ref: ObjectRef, objects: Objects, *, required: bool = True) -> Mappi
         LookupFailed: it is required and does not exist.
     """
     if ref not in objects:
-        raise LookupNeeded(ref, required=required)
+        raise LookupNeeded(ref, required=required and not optional, optional=optional)
     found = objects[ref]
-    if found is None and required:
+    if found is None and required and not optional:
         raise LookupFailed(f"{ref} does not exist, so its write cannot be judged; try again")
     return found or {}
 
 
 def is_namespace(review: Review) -> bool:
     """Whether a Namespace is written."""
-    # Their reviews bear a namespace, their own name, though they are cluster-scoped.
     return review.resource.group == "" and review.resource.resource == "namespaces"
-
-
-def labels_of(obj: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Its labels; none for no object."""
-    metadata = (obj or {}).get("metadata")
-    labels = metadata.get("labels") if isinstance(metadata, dict) else None
-    return labels if isinstance(labels, dict) else {}

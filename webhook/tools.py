@@ -64,8 +64,11 @@ class Marker:
 
     @property
     def protected(self) -> PathSet:
-        """The marker and the tool's opt-outs, as places in an object."""
-        paths = [("metadata", "labels", key) for key in self.labels]
+        """The marker and the tool's opt-outs, as places in an object.
+
+        Opt-outs count as labels and as annotations: Flux looks for them in both (fluxcd/pkg, ssa, AnyInMetadata).
+        """
+        paths = [("metadata", "labels", key) for key in (*self.labels, *self.opt_outs)]
         paths += [("metadata", "annotations", key) for key in (*self.annotations, *self.opt_outs)]
         return PathSet(paths)
 
@@ -101,7 +104,13 @@ _ARGOCD_TRACKING: Final = "argocd.argoproj.io/tracking-id"
 _CONFIG_SYNC_ID: Final = "configsync.gke.io/resource-id"
 _KUSTOMIZE: Final = "kustomize.toolkit.fluxcd.io"
 _HELM_TOOLKIT: Final = "helm.toolkit.fluxcd.io"
-_ARGOCD_OPT_OUTS: Final = ("argocd.argoproj.io/compare-options", "argocd.argoproj.io/sync-options")
+#: A live object that bears a hook annotation is no longer compared (argo-cd, controller/state.go).
+_ARGOCD_OPT_OUTS: Final = (
+    "argocd.argoproj.io/compare-options",
+    "argocd.argoproj.io/sync-options",
+    "argocd.argoproj.io/hook",
+    "helm.sh/hook",
+)
 _ARGOCD_ACCOUNTS: Final = ("argocd/argocd-application-controller", "kube-system/argocd-manager")
 _ARGOCD_WAY_OUT: Final = "Change it in Git and let Argo CD sync it."
 

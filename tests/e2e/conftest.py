@@ -6,6 +6,7 @@ import pytest
 
 from . import binaries
 from .control_plane import ControlPlane
+from .driftwall import CONFIG_SYNC, Driftwall
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +18,18 @@ def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
         using = binaries.find()
     with ControlPlane(using=using) as plane:
         yield plane
+
+
+@pytest.fixture(scope="session")
+def driftwall_server(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driftwall]:
+    """A `driftwall serve` that is ready; its log goes over all tests, whoever had it in the way."""
+    control_plane.add_service_account_user("configsync", *CONFIG_SYNC)  # before guardIdentities is in force
+    with Driftwall(control_plane, tmp_path_factory.mktemp("driftwall")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def driftwall(driftwall_server: Driftwall) -> Iterator[Driftwall]:
+    """The same, in the way of every write while the module's tests run."""
+    with driftwall_server.in_the_way():
+        yield driftwall_server

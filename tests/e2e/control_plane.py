@@ -22,6 +22,7 @@ USERS: Mapping[str, tuple[str, ...]] = {
     "alice": ("developers",),
     "bob": ("developers",),
     "sre": ("sre", "break-glass-operators"),
+    "system:node:worker": ("system:nodes",),
 }
 # The service accounts that GitOps tools write as, under a short name: (namespace, name).
 SERVICE_ACCOUNTS: Mapping[str, tuple[str, str]] = {
@@ -125,22 +126,26 @@ class ControlPlane:
         token: str | None = None,
         stdin: str | None = None,
         check: bool = True,
+        environment: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run kubectl as one of the users, or as the owner of a token, with an empty stdin unless one is given.
 
+        `environment` comes on top of the little that it runs with, such as an EDITOR.
         Raises KubectlError if it fails under `check`, KeyError for an unknown user, subprocess.TimeoutExpired.
         """
         assert self._binaries is not None
         kubeconfig = self.kubeconfig(user) if token is None else self._kubeconfig_of_token(token)
-        environment = {
+        variables = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(self.folder / "home"),
+            "TMPDIR": str(self.folder),
             "KUBECONFIG": str(kubeconfig),
+            **(environment or {}),
         }
         completed = subprocess.run(
             [str(self._binaries.kubectl), *args],
             input=stdin if stdin is not None else "",
-            env=environment,
+            env=variables,
             cwd=self.folder,
             capture_output=True,
             text=True,

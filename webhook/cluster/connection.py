@@ -30,10 +30,13 @@ class Answer:
 
 
 class Connection(Protocol):
-    """One GET, for whoever reads objects."""
+    """One call, for whoever reads or writes objects."""
 
     def get(self, path: str, deadline: float) -> Answer:
         """The answer to GET ``path``; ``deadline`` is on the clock of :func:`time.monotonic`. Raises LookupFailed."""
+
+    def send(self, method: str, path: str, body: bytes, content_type: str, deadline: float) -> Answer:
+        """The answer to a call that writes; otherwise as :meth:`get`."""
 
 
 class Offline:
@@ -47,6 +50,10 @@ class Offline:
         raise LookupFailed(
             f"driftwall has no way to the API server ({self.reason}); start it with {settings.KUBECONFIG.flag} FILE"
         )
+
+    def send(self, method: str, path: str, body: bytes, content_type: str, deadline: float) -> Answer:  # noqa: ARG002
+        """Raise LookupFailed."""
+        return self.get(path, deadline)
 
 
 class ApiServer:
@@ -66,10 +73,17 @@ class ApiServer:
         Raises:
             LookupFailed: no answer, or not in time, or one of more than MAX_OBJECT bytes.
         """
+        return self._call("GET", path, None, None, deadline)
+
+    def send(self, method: str, path: str, body: bytes, content_type: str, deadline: float) -> Answer:
+        """The answer to ``method`` on ``path`` with ``body``; otherwise as :meth:`get`."""
+        return self._call(method, path, body, content_type, deadline)
+
+    def _call(self, method: str, path: str, body: bytes | None, content_type: str | None, deadline: float) -> Answer:
         try:
             if (client := self._client) is None:
                 client = self._client = _client(self._load())
-            answer = _get(client, path, deadline)
+            answer = _request(client, method, path, body, content_type, deadline)
         except urllib3.exceptions.NewConnectionError:  # it counts as a timeout in urllib3, and is none
             raise LookupFailed("the API server cannot be reached; try again") from None
         except (urllib3.exceptions.TimeoutError, TimeoutError):
@@ -143,19 +157,24 @@ def _client(configuration: Configuration) -> ApiClient:
     return client
 
 
-def _get(client: ApiClient, path: str, deadline: float) -> Answer:
+def _request(
+    client: ApiClient, method: str, path: str, body: bytes | None, content_type: str | None, deadline: float
+) -> Answer:
     # Straight to the client's connection pool, which has its TLS and proxy settings: the generated methods exist for
     # known kinds alone, and retry on their own.
     configuration = client.configuration
     headers = {"accept": "application/json", "user-agent": client.user_agent}
     for setting in configuration.auth_settings().values():
         headers[setting["key"]] = setting["value"]
+    if content_type is not None:
+        headers["content-type"] = content_type
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
     response = client.rest_client.pool_manager.request(
-        "GET",
+        method,
         configuration.host + path,
+        body=body,
         headers=headers,
         timeout=urllib3.Timeout(total=left),
         retries=False,
@@ -163,13 +182,13 @@ def _get(client: ApiClient, path: str, deadline: float) -> Answer:
         preload_content=False,
     )
     try:
-        body = _body(response, deadline)
+        content = _body(response, deadline)
     except BaseException:
         # The rest of the answer is still to come on this connection, so nothing else may use it.
         response.close()
         raise
     response.release_conn()
-    return Answer(status=response.status, body=body)
+    return Answer(status=response.status, body=content)
 
 
 def _body(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:

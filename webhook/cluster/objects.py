@@ -71,14 +71,17 @@ class ObjectReader:
         self._cache: dict[ObjectRef, _Cached] = {}
         self._cached_bytes = 0
 
-    async def get(self, ref: ObjectRef) -> dict[str, Any] | None:
+    async def get(self, ref: ObjectRef, *, fresh: bool = False) -> dict[str, Any] | None:
         """The object, or None where the API server says that there is none. Not to be changed by the caller.
+
+        ``fresh`` asks the API server whatever the cache holds. A reference without a resource stands for the list of
+        resources that a group's version serves.
 
         Raises:
             LookupFailed: it could not be read within CALL_SECONDS; the message says why.
         """
         cached = self._cache.get(ref)
-        if cached is not None and self._clock() < cached.expires:
+        if cached is not None and not fresh and self._clock() < cached.expires:
             self._on_result("hit")
             return cached.value
         try:
@@ -92,6 +95,11 @@ class ObjectReader:
             raise LookupFailed(f"{ref} could not be looked up: {error}") from None
         self._on_result("missing" if found.value is None else "found")
         return found.value
+
+    def holds(self, ref: ObjectRef) -> bool:
+        """Whether :meth:`get` would answer from the cache."""
+        cached = self._cache.get(ref)
+        return cached is not None and self._clock() < cached.expires
 
     def close(self) -> None:
         """Start no more calls. Those under way end by themselves within a few seconds."""
@@ -135,7 +143,8 @@ class ObjectReader:
         answer = self._connection.get(path(ref), deadline)
         if answer.status == 200:
             return _Found(value=_decode(answer.body), size=len(answer.body))
-        if answer.status == 404 and _names(answer, ref):
+        # Without a resource it is the version of a group that is asked for.
+        if answer.status == 404 and (not ref.resource or _names(answer, ref)):
             return _Found(value=None, size=0)
         raise LookupFailed(_REFUSALS.get(answer.status, f"the API server answered with HTTP {answer.status}"))
 
@@ -156,7 +165,7 @@ def path(ref: ObjectRef) -> str:
     """
     group = ("apis", ref.group) if ref.group else ("api",)
     namespace = ("namespaces", ref.namespace) if ref.namespace else ()
-    segments = (*group, ref.version, *namespace, ref.resource, ref.name)
+    segments = (*group, ref.version, *namespace, *((ref.resource, ref.name) if ref.resource else ()))
     for segment in segments:
         if not _SEGMENT.match(segment):
             raise LookupFailed("its name can be no part of a path in the API")

@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from webhook.breakglass import BreakGlass
 from webhook.errors import SettingsError
 from webhook.fieldsets import DESCRIPTIONS, FIELD_SETS
 from webhook.identity import Writer
-from webhook.policy import BreakGlass, Config, Policy, Snapshot
+from webhook.policy import Config, Policy, Snapshot
 from webhook.policy_compiler import default_config, load
 from webhook.tools import MARKERS, TITLES, Marker
 

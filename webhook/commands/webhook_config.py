@@ -1,0 +1,66 @@
+"""``driftwall webhook-config``: the webhook configurations that these policies need."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from webhook.documents import dump
+from webhook.errors import SettingsError
+from webhook.policy_compiler import load
+from webhook.webhook_config import Target, render
+
+if TYPE_CHECKING:
+    from webhook.commands import Subparsers
+
+_DESCRIPTION = """\
+Prints the ValidatingWebhookConfiguration that the policies in PATH need, and a MutatingWebhookConfiguration if tags or
+break-glass do: rules no wider than the policies, and conditions that keep away what never concerns them."""
+_EXAMPLES = """\
+examples:
+  driftwall webhook-config --policies policies --service driftwall-system/driftwall --ca-file certs/ca.crt
+  driftwall webhook-config --policies policies --url https://127.0.0.1:8443 --ca-file certs/ca.crt"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "webhook-config",
+        help="the webhook configurations that these policies need",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--policies", type=Path, required=True, metavar="PATH", help="the policies: a file or a folder")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--url", metavar="URL", help="where the API server reaches the webhook: https://HOST:PORT")
+    where.add_argument("--service", metavar="NAMESPACE/NAME", help="the Service in front of the webhook")
+    parser.add_argument("--ca-file", type=Path, metavar="FILE", help="the CA of the serving certificate (PEM)")
+    parser.add_argument("-o", "--output", choices=("yaml", "json"), default="yaml", help="json: one List")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the configurations."""
+    documents = render(load(args.policies), _target(args))
+    if args.output == "json":
+        print(json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}, indent=2))
+    else:
+        print("---\n".join(dump(document) for document in documents), end="")
+    return 0
+
+
+def _target(args: argparse.Namespace) -> Target:
+    ca = args.ca_file.read_bytes() if args.ca_file is not None else b""
+    if args.url is not None:
+        parts = urlsplit(args.url)
+        if parts.scheme != "https" or not parts.netloc or parts.query or parts.fragment or "@" in parts.netloc:
+            raise SettingsError(f"--url: {args.url!r} is not https://HOST:PORT; the API server takes nothing else")
+        return Target(url=args.url, ca=ca)
+    namespace, slash, name = args.service.partition("/")
+    if not (namespace and slash and name) or "/" in name:
+        raise SettingsError(f"--service: {args.service!r} is not NAMESPACE/NAME")
+    return Target(namespace=namespace, service=name, ca=ca)

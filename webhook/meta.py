@@ -1,0 +1,43 @@
+"""An object's metadata, read without trusting its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Object = Mapping[str, Any]
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """``value`` if it is a map, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def metadata_of(obj: Object | None) -> Mapping[str, Any]:
+    """``metadata``; empty for no object."""
+    return mapping((obj or {}).get("metadata"))
+
+
+def labels_of(obj: Object | None) -> Mapping[str, Any]:
+    """``metadata.labels``."""
+    return mapping(metadata_of(obj).get("labels"))
+
+
+def annotations_of(obj: Object | None) -> Mapping[str, Any]:
+    """``metadata.annotations``."""
+    return mapping(metadata_of(obj).get("annotations"))
+
+
+def controller_of(obj: Object | None) -> Mapping[str, Any] | None:
+    """The entry of ``metadata.ownerReferences`` that has ``controller: true``, or None."""
+    owners = metadata_of(obj).get("ownerReferences")
+    for owner in owners if isinstance(owners, list) else ():
+        if isinstance(owner, dict) and owner.get("controller") is True:
+            return owner
+    return None
+
+
+def group_version(api_version: Any) -> tuple[str, str]:
+    """Group and version of an ``apiVersion``: ``("apps", "v1")``, ``("", "v1")``."""
+    group, slash, version = str(api_version or "").partition("/")
+    return (group, version) if slash else ("", group)

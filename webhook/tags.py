@@ -1,0 +1,79 @@
+"""The mark on an object that has drifted with driftwall's leave: a label to select it by, an annotation that tells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+
+from webhook import meta
+from webhook.breakglass import read_time, write_time
+from webhook.text import cut, escaped
+
+LABEL: Final = "driftwall.io/drifted"
+ANNOTATION: Final = "driftwall.io/drift"
+PATHS: Final = (f"metadata.labels['{LABEL}']", f"metadata.annotations['{ANNOTATION}']")
+
+# Between the stamp and the validating webhook's look at it; as for break-glass.
+_SKEW: Final = timedelta(seconds=60)
+_MAX_FIELDS: Final = 20  # an annotation is read by people; the decision log has up to a hundred
+_MAX_PATH: Final = 200  # characters of one path; keys of maps may be long
+_MAX_REASON: Final = 500  # characters
+
+
+def content(*, by: str, at: datetime, policies: Sequence[str], fields: Sequence[str], reason: str) -> str:
+    """The annotation's value: JSON with ``by``, ``at``, ``policy``, ``fields`` and ``reason``. No value of a field."""
+    told = [cut(escaped(field), _MAX_PATH) for field in fields[:_MAX_FIELDS]]
+    if len(fields) > _MAX_FIELDS:
+        told.append(f"… and {len(fields) - _MAX_FIELDS} more")
+    drift = {
+        "by": by,
+        "at": write_time(at),
+        "policy": ",".join(policies),
+        "fields": told,
+        "reason": cut(escaped(reason), _MAX_REASON),
+    }
+    return json.dumps(drift, ensure_ascii=False, separators=(",", ":"))
+
+
+def same(one: object, other: str) -> bool:
+    """Whether two values of the annotation tell the same but for the time, and the times are those of one write."""
+    first, second = _read(one), _read(other)
+    if first is None or second is None:
+        return False
+    times = read_time(first.pop("at", None)), read_time(second.pop("at", None))
+    return first == second and times[0] is not None and times[1] is not None and abs(times[0] - times[1]) <= _SKEW
+
+
+def is_tagged(obj: meta.Object | None) -> bool:
+    """Whether any part of the mark is on ``obj``."""
+    return LABEL in meta.labels_of(obj) or ANNOTATION in meta.annotations_of(obj)
+
+
+def changed(old: meta.Object | None, new: meta.Object | None) -> bool:
+    """Whether a write from ``old`` to ``new`` touches the mark."""
+    if meta.labels_of(old).get(LABEL) != meta.labels_of(new).get(LABEL):
+        return True
+    return bool(meta.annotations_of(old).get(ANNOTATION) != meta.annotations_of(new).get(ANNOTATION))
+
+
+def is_ours(new: meta.Object | None, by: str, now: datetime) -> bool:
+    """Whether the mark on ``new`` is what the mutating webhook writes for ``by`` at about ``now``."""
+    drift = _read(meta.annotations_of(new).get(ANNOTATION))
+    if drift is None or meta.labels_of(new).get(LABEL) != "true":
+        return False
+    at = read_time(drift.get("at"))
+    return drift.get("by") == by and at is not None and abs(at - now) <= _SKEW
+
+
+def _read(text: object) -> dict[str, object] | None:
+    if not isinstance(text, str):
+        return None
+    try:
+        drift = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return drift if isinstance(drift, dict) else None
