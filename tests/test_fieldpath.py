@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from webhook.fieldpath import Index, Item, Member, Path, PathSet, format_path, parse_pattern
@@ -119,15 +121,14 @@ def test_a_key_whose_value_is_no_scalar_matches_nothing() -> None:
         ("a[", "expected [*], [key=value] or ['name'] at character 2 of 'a['"),
         ("a[=b]", "a key is missing before '=' at character 3 of 'a[=b]'"),
         ("a[b=c", "expected ']' at character 6 of 'a[b=c'"),
-        ("a['b]", "the quote at character 3 of \"a['b]\" is not closed"),
+        ("a['b]", 'the quote at character 3 of "a[\'b]" is not closed'),
         ("a['b'", "expected ']' at character 6 of \"a['b'\""),
         ("a[b='c'd]", "expected ']' at character 8 of \"a[b='c'd]\""),
     ],
 )
 def test_what_is_no_pattern_is_refused_with_the_character(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=".") as raised:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         parse_pattern(text)
-    assert str(raised.value) == message
 
 
 def test_a_set_of_patterns_is_their_union() -> None:

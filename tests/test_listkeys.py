@@ -70,6 +70,7 @@ def test_managed_fields_tell_how_a_list_is_keyed_and_a_contradiction_makes_it_at
 
 def test_a_list_owned_whole_is_atomic_even_if_another_document_claims_keys() -> None:
     whole, forged = fields({}), fields({'k:{"name":"a"}': {}})
+    tiers: list[list[dict[str, Any]]]
     for tiers in ([[whole, forged]], [[forged, whole]], [[whole], [forged]], [[], [whole, forged]]):
         assert list_type("example.com", "Widget", "spec.list", *tiers) == ATOMIC
 
@@ -81,7 +82,7 @@ def test_the_documents_of_the_tool_are_believed_before_those_of_others() -> None
 
 
 def test_no_document_changes_what_the_table_knows() -> None:
-    forged = {"f:spec": {"f:ports": {'k:{"name":"a"}': {}}}}
+    forged: dict[str, Any] = {"f:spec": {"f:ports": {'k:{"name":"a"}': {}}}}
     assert list_type("", "Service", "spec.ports", [forged]) == ("port", "protocol")
 
 
@@ -91,7 +92,7 @@ def test_the_lists_in_items_are_keyed_as_in_any_item_that_tells() -> None:
 
 
 def test_documents_of_odd_shape_say_nothing() -> None:
-    odd = [{"f:spec": None}, {"f:spec": {"f:list": 1}}, {"f:spec": {"f:list": []}}, {"spec": {}}]
+    odd: list[dict[str, Any]] = [{"f:spec": None}, {"f:spec": {"f:list": 1}}, {"f:spec": {"f:list": []}}, {"spec": {}}]
     assert list_type("example.com", "Widget", "spec.list", odd) == ATOMIC
 
 

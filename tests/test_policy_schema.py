@@ -157,7 +157,7 @@ def test_a_custom_resource_as_the_api_server_returns_it_is_valid() -> None:
     [
         "protect: {deletion: true}",
         "protect: {fields: [spec]}, match: {namespaces: ['*', 'a?', kube-system]}",
-        "protect: {fieldSets: [x]}, match: {resources: [{apiGroups: ['*'], resources: ['*', '*/*', pods/exec]}]}",
+        "protect: {fieldSets: [images]}, match: {resources: [{apiGroups: ['*'], resources: ['*', '*/*', pods/exec]}]}",
         "protect: {declared: true}, match: {resources: [{apiGroups: [apps, cert-manager.io], resources: [a]}]}",
         "protect: {declared: true}, match: {objectSelector: {matchLabels: {example.com/a: B_1.c, b: ''}}}",
         "protect: {declared: true}, match: {objectSelector: {matchExpressions: [{key: a, operator: Exists}]}}",
@@ -274,7 +274,10 @@ def test_a_document_of_another_kind_or_version_is_one_problem(text: str, problem
                 "write ['*/*'] for every resource and subresource"
             ),
         ),
-        ("match: {operations: [PATCH]}", "2: spec.match.operations[0]: 'PATCH' is not one of CREATE, UPDATE, DELETE"),
+        (
+            "match: {operations: [PATCH]}",
+            "2: spec.match.operations[0]: 'PATCH' is not one of CREATE, UPDATE, DELETE, CONNECT",
+        ),
         (
             "match: {namespaces: [Shop]}",
             (
@@ -617,7 +620,7 @@ def test_every_pattern_is_one_for_re2_and_every_limit_has_words() -> None:
             assert "x-explanation" in node or "format" in node, at
         if {"minItems", "maxItems", "anyOf"} & node.keys():
             assert "x-explanation" in node, at
-        assert node.get("format", "re2") in ("re2", "go-duration"), at
+        assert node.get("format", "re2") in ("re2", "go-duration", "field-path", "field-set", "tool"), at
 
 
 # Anything at all

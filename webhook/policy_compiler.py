@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 
 from webhook import tags
 from webhook.breakglass import BreakGlass
-from webhook.documents import Document, Key, Problem, load_documents, policy_files
+from webhook.documents import MAX_BYTES, Document, Key, Problem, load_documents, policy_files
 from webhook.durations import parse_duration
 from webhook.errors import PolicyError
 from webhook.fieldpath import PathSet, Pattern, parse_pattern
-from webhook.fieldsets import NAMES as FIELD_SET_NAMES
 from webhook.globs import Globs
 from webhook.identity import HPA, SYSTEM, Writer, Writers
 from webhook.labels import LabelSelector
+from webhook.meta import metadata_of
 from webhook.policy import (
     CHILDREN_OPERATIONS,
     DEFAULT_EXEMPT_NAMESPACES,
@@ -28,9 +28,10 @@ from webhook.policy import (
     ResourceRule,
     Snapshot,
 )
-from webhook.policy_schema import validate
+from webhook.policy_schema import CONFIG_KIND, POLICY_KIND, validate
 from webhook.regexes import compile_pattern
-from webhook.tools import MARKERS, TITLES, instance_label_marker
+from webhook.text import shown
+from webhook.tools import MARKERS, instance_label_marker
 
 _T = TypeVar("_T")
 
@@ -73,7 +74,8 @@ def _read(paths: Iterable[Path]) -> tuple[list[Document], list[Problem]]:
             continue
         for file in files:
             try:
-                text = file.read_bytes()
+                with file.open("rb") as opened:
+                    text = opened.read(MAX_BYTES + 1)  # one more than is taken, so that it is refused
             except OSError as error:
                 problems.append(Problem(file=str(file), line=1, path="", message=f"cannot be read: {error.strerror}"))
                 continue
@@ -83,7 +85,7 @@ def _read(paths: Iterable[Path]) -> tuple[list[Document], list[Problem]]:
     return documents, problems
 
 
-def compile_documents(documents: Iterable[Document]) -> tuple[Snapshot, list[Problem]]:
+def compile_documents(documents: Sequence[Document]) -> tuple[Snapshot, list[Problem]]:
     """Check and compile documents; the snapshot is of use only if no problem is returned."""
     problems: list[Problem] = []
     sound: list[Document] = []
@@ -92,25 +94,32 @@ def compile_documents(documents: Iterable[Document]) -> tuple[Snapshot, list[Pro
         problems += found
         if not found:
             sound.append(document)
-    configs = [document for document in sound if document.value["kind"] == "DriftwallConfig"]
-    for second in configs[1:]:
-        first = configs[0]
-        second_message = f"a second DriftwallConfig; the first is at {first.file}:{first.line}, and there can be one"
-        problems.append(second.problem(("kind",), second_message))
+    problems += _repeated(documents)
+    configs = [document for document in sound if document.value["kind"] == CONFIG_KIND]
     compiler = _Compiler(problems)
     config = compiler.config(configs[0] if configs else None)
-    names: dict[str, Document] = {}
-    policies = []
-    for document in sound:
-        if document.value["kind"] != "DriftPolicy":
-            continue
-        name = document.value["metadata"]["name"]
-        if (other := names.setdefault(name, document)) is not document:
-            message = f"a second DriftPolicy named {name!r}; the first is at {other.file}:{other.line}"
-            problems.append(document.problem(("metadata", "name"), message))
-            continue
-        policies.append(compiler.policy(document, config))
+    policies = [compiler.policy(document, config) for document in sound if document.value["kind"] == POLICY_KIND]
     return Snapshot(config, policies), problems
+
+
+def _repeated(documents: Iterable[Document]) -> list[Problem]:
+    """A second configuration, and policies of the same name, whatever else is wrong with them."""
+    problems: list[Problem] = []
+    config: Document | None = None
+    names: dict[str, Document] = {}
+    for document in documents:
+        kind, name = document.value.get("kind"), metadata_of(document.value).get("name")
+        if kind == CONFIG_KIND:
+            if config is not None:
+                message = f"a second {CONFIG_KIND}; the first is at {config.file}:{config.line}, and there can be one"
+                problems.append(document.problem(("kind",), message))
+            config = config or document
+        elif kind == POLICY_KIND and isinstance(name, str):
+            other = names.setdefault(name, document)
+            if other is not document:
+                message = f"a second {POLICY_KIND} named {shown(name)}; the first is at {other.file}:{other.line}"
+                problems.append(document.problem(("metadata", "name"), message))
+    return problems
 
 
 def default_config() -> Config:
@@ -163,10 +172,6 @@ class _Compiler:
         place = ("spec", "protect")
         trusted = self._writers(document, ("spec", "trusted"), spec.get("trusted", ()))
         automation = self._writers(document, ("spec", "automation"), spec.get("automation", ()))
-        for index, name in enumerate(protect.get("fieldSets", ())):
-            if name not in FIELD_SET_NAMES:
-                message = f"{name!r} is no field set; there are {', '.join(FIELD_SET_NAMES)}"
-                self._add(document, (*place, "fieldSets", index), message)
         fields = self._patterns(document, (*place, "fields"), protect.get("fields", ()))
         ignore = self._path_set(document, (*place, "ignore"), protect.get("ignore", ()))
         all_trusted = (*config.trusted.writers, *trusted)
@@ -180,7 +185,7 @@ class _Compiler:
             message=spec.get("message", ""),
             match=self._match(document, spec.get("match", {}), children=protect.get("children", False)),
             declared=declared,
-            field_sets=tuple(name for name in protect.get("fieldSets", ()) if name in FIELD_SET_NAMES),
+            field_sets=tuple(protect.get("fieldSets", ())),
             fields=tuple(fields),
             ignore=ignore or None,
             deletion=protect.get("deletion", declared),
@@ -193,12 +198,6 @@ class _Compiler:
 
     def _match(self, document: Document, match: Mapping[str, Any], *, children: bool) -> Match:
         place: Key = ("spec", "match")
-        for index, tool in enumerate(match.get("tools", ())):
-            if tool not in TITLES:
-                known = ", ".join(sorted(TITLES))
-                self._add(
-                    document, (*place, "tools", index), f"{tool!r} is no tool that driftwall knows; there are {known}"
-                )
         resources = match.get("resources")
         namespaces = match.get("namespaces")
         return Match(

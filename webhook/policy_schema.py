@@ -15,8 +15,11 @@ from jsonschema.validators import extend
 
 from webhook.documents import Document, Key, Problem
 from webhook.durations import parse_duration
+from webhook.fieldpath import parse_pattern
+from webhook.fieldsets import NAMES as FIELD_SET_NAMES
 from webhook.regexes import Pattern, compile_own, compile_pattern
 from webhook.text import shown
+from webhook.tools import TITLES
 
 API_VERSION = "driftwall.io/v1alpha1"
 POLICY_KIND = "DriftPolicy"
@@ -210,9 +213,26 @@ def _check_required(_: object, names: list[str], value: object, __: object) -> I
 
 
 def _check_format(_: object, name: str, value: object, __: object) -> Iterator[ValidationError]:
-    parse: Callable[[str], object] = {"re2": compile_pattern, "go-duration": parse_duration}[name]
     if isinstance(value, str):
         try:
-            parse(value)
+            _FORMATS[name](value)
         except ValueError as error:
             yield ValidationError(f"not a regular expression (RE2): {error}" if name == "re2" else str(error))
+
+
+def _known(what: str, names: Iterable[str]) -> Callable[[str], object]:
+    def check(name: str) -> None:
+        if name not in names:
+            raise ValueError(f"{shown(name)} is no {what}; there are {', '.join(sorted(names))}")
+
+    return check
+
+
+# The formats of the schema, each by the function that reads such a text and raises ValueError.
+_FORMATS: dict[str, Callable[[str], object]] = {
+    "re2": compile_pattern,
+    "go-duration": parse_duration,
+    "field-path": parse_pattern,
+    "field-set": _known("field set", FIELD_SET_NAMES),
+    "tool": _known("tool that driftwall knows", TITLES),
+}

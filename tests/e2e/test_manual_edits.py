@@ -63,7 +63,7 @@ def test_what_git_declares_is_not_changed_by_hand(
     assert not outcome.done
     policy = "declared-fields (enforce, medium): What Git declares, only the GitOps identity changes."
     refusal = "alice may not change" if way.touches else "alice may not delete it"
-    for part in (f"{GUARDED} {FLUX_MANAGES}", refusal, way.touches or "", policy, WAY_OUT):
+    for part in (f'"{GUARDED}"', FLUX_MANAGES, refusal, way.touches or "", policy, WAY_OUT):
         assert part in outcome.said
     assert alice.live == before
 

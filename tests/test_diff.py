@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tests import shapes
+from tests.shapes import Map, Place, Shape, flat, text
+from webhook.diff import ABSENT, Change, diff, select, strictly_equal
+from webhook.fieldpath import Element, Item, Member, PathSet, format_path
+from webhook.listkeys import Schema
+
+NOTHING_KNOWN = Schema.of("example.com", "Widget")
+DEPLOYMENT = Schema.of("apps", "Deployment")
+
+
+def changes(old: dict[str, Any], new: dict[str, Any], schema: Schema = NOTHING_KNOWN) -> list[tuple[str, str]]:
+    return [(format_path(change.path), change.operation) for change in diff(old, new, schema)]
+
+
+def schema_of(*fields: dict[str, Any]) -> Schema:
+    return Schema.of("example.com", "Widget", list(fields))
+
+
+def pod(**spec: Any) -> dict[str, Any]:
+    return {"spec": {"template": {"spec": spec}}}
+
+
+# ── examples ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ({}, {}, []),
+        ({"a": 1}, {"a": 1}, []),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, []),
+        ({"a": 1}, {"a": 2}, [("a", "changed")]),
+        ({}, {"a": 1}, [("a", "added")]),
+        ({"a": 1}, {}, [("a", "removed")]),
+        ({}, {"a": None}, [("a", "added")]),
+        ({"a": None}, {"a": 0}, [("a", "changed")]),
+        ({"a": {"b": {"c": 1}}}, {"a": {"b": {"c": 2}}}, [("a.b.c", "changed")]),
+        ({"a": {"b": 1}}, {"a": {}}, [("a.b", "removed")]),
+        ({"a": {"b": 1}}, {"a": []}, [("a", "changed")]),
+        ({"b": 1, "a": 1}, {"b": 2, "a": 2}, [("a", "changed"), ("b", "changed")]),
+    ],
+)
+def test_maps_differ_by_field(old: dict[str, Any], new: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    assert changes(old, new) == expected
+
+
+DIFFERENT = [None, False, True, 0, 1, 0.0, 1.0, "", "0", "1", "1.0", "true", "null", [], {}, [None], {"a": None}]
+
+
+def test_values_of_different_types_differ_though_they_look_alike() -> None:
+    for i, old in enumerate(DIFFERENT):
+        for j, new in enumerate(DIFFERENT):
+            assert strictly_equal(old, new) is (i == j)
+            assert (changes({"a": old}, {"a": new}) == []) is (i == j)
+
+
+def test_the_items_of_a_keyed_list_are_compared_by_key_whatever_their_order() -> None:
+    old = pod(containers=[{"name": "a", "image": "1"}, {"name": "b", "image": "1"}])
+    new = pod(containers=[{"name": "b", "image": "2"}, {"name": "a", "image": "1"}, {"name": "c"}])
+    assert changes(old, new, DEPLOYMENT) == [
+        ("spec.template.spec.containers[name=b].image", "changed"),
+        ("spec.template.spec.containers[name=c]", "added"),
+    ]
+
+
+def test_a_key_that_is_left_out_has_its_default_and_is_still_a_difference_of_the_item() -> None:
+    old = pod(containers=[{"name": "a", "ports": [{"containerPort": 80}]}])
+    new = pod(containers=[{"name": "a", "ports": [{"containerPort": 80, "protocol": "TCP"}]}])
+    place = "spec.template.spec.containers[name=a].ports[containerPort=80,protocol=TCP].protocol"
+    assert changes(old, new, DEPLOYMENT) == [(place, "added")]
+
+
+def test_keys_of_different_types_are_different_items() -> None:
+    schema = schema_of({"f:l": {'k:{"id":1}': {}}})
+    assert changes({"l": [{"id": 1}]}, {"l": [{"id": "1"}]}, schema) == [("l[id=1]", "removed"), ("l[id=1]", "added")]
+    assert changes({"l": [{"id": 1}]}, {"l": [{"id": True}]}, schema) == [
+        ("l[id=1]", "removed"),
+        ("l[id=true]", "added"),
+    ]
+
+
+def test_items_that_share_a_key_are_compared_in_their_order() -> None:
+    old = pod(containers=[{"name": "a", "env": [{"name": "X", "value": "1"}, {"name": "X", "value": "2"}]}])
+    new = pod(containers=[{"name": "a", "env": [{"name": "X", "value": "2"}, {"name": "X", "value": "1"}]}])
+    place = "spec.template.spec.containers[name=a].env[name=X].value"
+    assert changes(old, new, DEPLOYMENT) == [(place, "changed"), (place, "changed")]
+    less = pod(containers=[{"name": "a", "env": [{"name": "X", "value": "1"}]}])
+    assert changes(old, less, DEPLOYMENT) == [
+        ("spec.template.spec.containers[name=a].env[name=X]", "removed"),
+    ]
+
+
+def test_a_set_differs_by_member() -> None:
+    old, new = {"metadata": {"finalizers": ["a", "b"]}}, {"metadata": {"finalizers": ["c", "a"]}}
+    assert changes(old, new) == [("metadata.finalizers[=b]", "removed"), ("metadata.finalizers[=c]", "added")]
+    assert changes(old, {"metadata": {"finalizers": ["b", "a"]}}) == []
+    assert changes(old, {"metadata": {"finalizers": ["a", "b", "b"]}}) == [("metadata.finalizers[=b]", "added")]
+
+
+def test_an_atomic_list_is_one_value_and_its_order_counts() -> None:
+    assert changes({"l": [1, 2]}, {"l": [2, 1]}) == [("l", "changed")]
+    assert changes({"l": [1, 2]}, {"l": [1, 2]}) == []
+
+
+@pytest.mark.parametrize("odd", [None, "x", 1, [], [{"name": "a"}]])
+def test_a_keyed_list_with_an_item_that_is_no_map_is_compared_whole(odd: object) -> None:
+    schema = schema_of({"f:l": {'k:{"name":"a"}': {}}})
+    assert changes({"l": [{"name": "a"}, odd]}, {"l": [odd, {"name": "a"}]}, schema) == [("l", "changed")]
+
+
+def test_a_keyed_list_whose_key_is_no_scalar_is_compared_whole() -> None:
+    schema = schema_of({"f:l": {'k:{"name":"a"}': {}}})
+    assert changes({"l": [{"name": {}}]}, {"l": [{"name": []}]}, schema) == [("l", "changed")]
+
+
+def test_a_set_with_a_member_that_is_no_scalar_is_compared_whole() -> None:
+    schema = schema_of({"f:l": {'v:"a"': {}}})
+    assert changes({"l": ["a", {}]}, {"l": [{}, "a"]}, schema) == [("l", "changed")]
+
+
+def test_an_object_as_deep_as_the_parser_reads_is_compared() -> None:
+    def deep(leaf: int) -> dict[str, Any]:
+        value: dict[str, Any] = {"leaf": leaf}
+        for _ in range(700):
+            value = {"n": value, "same": [1]}
+        return value
+
+    assert changes(deep(1), deep(2)) == [(".".join(["n"] * 700) + ".leaf", "changed")]
+    assert changes(deep(1), deep(1)) == []
+
+
+def test_a_difference_below_many_levels_is_found_in_one_pass() -> None:
+    compared = 0
+
+    class Counted(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    def deep(leaf: str) -> dict[str, Any]:
+        value: dict[str, Any] = {"leaf": leaf}
+        for _ in range(100):
+            value = {"same": [Counted("x")], "n": value}
+        return value
+
+    assert len(diff(deep("a"), deep("b"), NOTHING_KNOWN)) == 1
+    assert compared == 100
+
+
+# ── what is selected ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def selected(
+    old: dict[str, Any], new: dict[str, Any], wanted: str, *ignored: str, schema: Schema = NOTHING_KNOWN
+) -> list[tuple[str, str]]:
+    found = select(diff(old, new, schema), PathSet.of(wanted), PathSet.of(*ignored) if ignored else None)
+    return [(format_path(change.path), change.operation) for change in found]
+
+
+def test_a_change_is_selected_if_it_is_at_below_or_above_what_is_wanted() -> None:
+    assert selected({"a": {"b": 1}}, {"a": {"b": 2}}, "a.b") == [("a.b", "changed")]
+    assert selected({"a": {"b": 1}}, {"a": {"b": 2}}, "a") == [("a.b", "changed")]
+    assert selected({"a": {"b": 1}}, {}, "a.b") == [("a", "removed")]
+    assert selected({"a": {"b": 1}}, {"a": "x"}, "a.b") == [("a", "changed")]
+    assert selected({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}, "a.b") == []
+    assert selected({"a": {"c": 1}}, {}, "a.b") == []
+
+
+def test_an_added_container_is_told_by_its_wanted_parts() -> None:
+    new = {"a": {"b": {"x": 1}, "c": 2, "l": [{"x": 3}, {"y": 4}]}}
+    assert selected({}, new, "a.b") == [("a.b", "added")]
+    assert selected({}, new, "a.*.x") == [("a.b.x", "added")]
+    assert selected({}, new, "a.l[*].x") == [("a.l[0].x", "added")]
+    assert selected({}, new, "a.z") == []
+
+
+def test_a_keyed_pattern_finds_its_item_in_an_atomic_list() -> None:
+    old, new = (
+        {"l": [{"host": "a", "p": 1}, {"host": "b", "p": 1}]},
+        {"l": [{"host": "a", "p": 2}, {"host": "b", "p": 1}]},
+    )
+    assert selected(old, new, "l[host=a].p") == [("l", "changed")]
+    assert selected(old, new, "l[host=b].p") == []
+
+
+def test_what_is_ignored_is_not_selected_and_wins() -> None:
+    assert selected({"a": {"b": 1, "c": 1}}, {"a": {"b": 2, "c": 2}}, "a", "a.b") == [("a.c", "changed")]
+    assert selected({"a": {"b": 1}}, {}, "a", "a.b") == []
+    assert selected({}, {"a": {"b": 1}}, "a", "a.b") == []
+    assert selected({"a": {"b": 1, "c": 1}}, {}, "a", "a.b") == [("a", "removed")]
+    assert selected({"a": {"b": 1}}, {"a": {"b": 2}}, "a", "a") == []
+
+
+@pytest.mark.parametrize("instead", ["x", 5, None, [], [1]])
+def test_something_else_in_the_place_of_a_container_is_selected_though_all_its_parts_are_ignored(
+    instead: object,
+) -> None:
+    assert selected({"a": {"b": 1}}, {"a": instead}, "a", "a.b") == [("a", "changed")]
+
+
+# ── properties ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[Map, dict[str, Any], dict[str, Any]]:
+    """A shape and two values of it, of which the second is often much like the first."""
+    shape = draw(shapes.map_shapes)
+    old = draw(shapes.values(shape))
+    new = draw(shapes.values(shape))
+    if draw(st.booleans()):
+        new = {name: draw(st.sampled_from([old[name], child])) if name in old else child for name, child in new.items()}
+    return shape, old, new
+
+
+def known(shape: Shape, *sides: dict[str, Any]) -> Schema:
+    return Schema.of("example.com", "Widget", [shapes.fields_of(shape, side) for side in sides])
+
+
+def place_of(change: Change) -> Place:
+    return tuple(_step(element) for element in change.path)
+
+
+def _step(element: Element) -> tuple[str, str]:
+    match element:
+        case str():
+            return "f", element
+        case Item(keys):
+            return "k", text(dict(keys))
+        case Member(value):
+            return "v", text(value)
+        case _:
+            raise AssertionError(element)
+
+
+def without_number(place: Place) -> Place:
+    return tuple(step for step in place if step[0] != "#")
+
+
+@given(pairs())
+def test_an_object_does_not_differ_from_itself(pair: tuple[Map, dict[str, Any], dict[str, Any]]) -> None:
+    shape, old, _ = pair
+    assert diff(old, old, known(shape, old)) == []
+    assert diff(old, shapes.shuffled(Map(()), {}) | old, NOTHING_KNOWN) == []
+
+
+@given(pairs())
+def test_two_objects_differ_exactly_where_a_naive_comparison_finds_a_difference(
+    pair: tuple[Map, dict[str, Any], dict[str, Any]],
+) -> None:
+    shape, old, new = pair
+    found = diff(old, new, known(shape, old, new))
+    before, after = flat(shape, old), flat(shape, new)
+    differing = {without_number(place) for place in before | after if before.get(place) != after.get(place)}
+    told = {place_of(change) for change in found}
+    assert bool(found) is bool(differing)
+    for place in differing:
+        assert any(place[: len(above)] == above for above in told), place
+    for place in told:
+        assert any(below[: len(place)] == place for below in differing), place
+
+
+@given(pairs())
+def test_the_order_of_keyed_lists_sets_and_maps_is_no_difference(
+    pair: tuple[Map, dict[str, Any], dict[str, Any]],
+) -> None:
+    shape, old, _ = pair
+    assert diff(old, shapes.shuffled(shape, old), known(shape, old)) == []
+
+
+@given(st.lists(shapes.anything, min_size=2, max_size=4))
+def test_the_order_of_an_atomic_list_is_a_difference(items: list[Any]) -> None:
+    assume(text(items) != text(items[::-1]))
+    assert changes({"l": items}, {"l": items[::-1]}) == [("l", "changed")]
+
+
+@given(pairs())
+def test_the_result_is_sorted_and_the_same_each_time_and_no_change_is_below_another(
+    pair: tuple[Map, dict[str, Any], dict[str, Any]],
+) -> None:
+    shape, old, new = pair
+    found = diff(old, new, known(shape, old, new))
+    told = [(format_path(change.path), text([change.old is ABSENT, change.new is ABSENT])) for change in found]
+    again = diff(shapes.shuffled(shape, old), new, known(shape, new, old))
+    assert [path for path, _ in told] == sorted(path for path, _ in told)
+    assert sorted(told) == sorted((format_path(c.path), text([c.old is ABSENT, c.new is ABSENT])) for c in again)
+    places = sorted(change.path for change in found if all(isinstance(element, str) for element in change.path))
+    assert not any(lower[: len(upper)] == upper for upper, lower in pairwise(places))
+
+
+@given(st.data())
+def test_any_mutation_at_or_below_a_protected_path_is_found(data: st.DataObject) -> None:
+    shape = data.draw(shapes.map_shapes)
+    old = data.draw(shapes.values(shape).filter(bool))
+    spot = data.draw(shapes.spots(shape, old))
+    new = data.draw(shapes.mutations(old, spot))
+    before, after = flat(shape, old), flat(shape, new)
+    assume(before != after)  # in a set or a keyed list, what was moved may be what was there
+    found = select(diff(old, new, known(shape, old)), PathSet.of(spot.pattern))
+    assert found != [], (spot.pattern, old, new)
