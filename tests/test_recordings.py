@@ -125,11 +125,12 @@ def test_no_value_of_a_secret_is_told_to_anyone(decided: dict[str, Decided]) -> 
 
 def test_the_denial_of_an_edited_secret_names_the_key_and_hides_both_values(decided: dict[str, Decided]) -> None:
     assert decided["09-edit-secret/068-alice-update-secret.json"].decision.message == (
-        "secrets 'web-secret' in namespace 'shop' is managed by Flux (Kustomization flux-system/shop).\n"
+        'secrets "web-secret" in namespace "shop" is managed by Flux (Kustomization flux-system/shop).\n'
         "alice may not change:\n"
         "  data.password: (hidden) -> (hidden)\n"
         "Policy declared-fields (enforce, medium): What Git declares, only the GitOps identity changes.\n"
-        "Change it in Git and let Flux apply it."
+        "Change it in Git and let Flux apply it.\n"
+        "In an incident, ask group sre to break glass."
     )
 
 

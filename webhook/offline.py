@@ -12,7 +12,7 @@ from webhook.errors import LookupFailed
 from webhook.policy import Snapshot
 
 # Kinds that a subresource takes or gives in place of the object itself.
-_NOT_THE_OBJECT = frozenset({"Scale", "Eviction", "Binding", "TokenRequest"})
+_NOT_THE_OBJECT = frozenset({"Scale", "Eviction", "Binding", "TokenRequest", "EphemeralContainers"})
 
 
 class RecordedObjects:

@@ -134,7 +134,9 @@ class HeldValue:
     def _incomplete(self, keys: tuple[tuple[str, Any], ...]) -> HeldValue | None:
         """The item that lacks key fields, since the server fills them in, and has the others."""
         for item in self._items():
-            if isinstance(item, dict) and all(repr(item.get(name, want)) == repr(want) for name, want in keys):
+            if not isinstance(item, dict) or not any(name in item for name, _ in keys):
+                continue
+            if all(repr(item.get(name, KEY_DEFAULTS.get(name, want))) == repr(want) for name, want in keys):
                 return HeldValue(item)
         return None
 

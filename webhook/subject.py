@@ -26,6 +26,8 @@ _INTRUSIONS: Final[Mapping[str, str]] = {
     "ephemeralcontainers": "debug",
     "resize": "resize",
 }
+#: Kinds that a subresource takes in place of the object: that of ephemeralcontainers before Kubernetes v1.23.
+_PARTS: Final = frozenset({"EphemeralContainers"})
 _CLUSTER_SCOPED: Final = frozenset({"Node", "Namespace", "PersistentVolume", "ClusterRole", "ClusterRoleBinding"})
 
 
@@ -83,12 +85,12 @@ def subject_of(review: Review, objects: Objects, *, children: bool) -> Subject |
             return Subject(ref=ref, group="", kind="Pod", old=pod, new=None, deletion=True, verb="evict")
         case "", "DELETE":
             return Subject(ref=ref, group=group, kind=kind, old=review.old, new=None, deletion=True, verb="delete")
-        case ("", "CREATE") | (_, "UPDATE"):
+        case ("", "CREATE") | (_, "UPDATE") if kind not in _PARTS:
             verb = _INTRUSIONS.get(review.subresource, "")
             return Subject(
                 ref=ref, group=group, kind=kind, old=review.old, new=review.new, intrusion=bool(verb), verb=verb
             )
-        case subresource, ("CREATE" | "CONNECT") if children and subresource in _INTRUSIONS:
+        case subresource, _ if children and subresource in _INTRUSIONS:
             obj = look_up(ref, objects)
             verb = _INTRUSIONS[subresource]
             kind = str(obj.get("kind", ""))

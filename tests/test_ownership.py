@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from webhook.diff import Position
+from webhook.fieldpath import Index, Item, Member, Path
+from webhook.globs import Globs
+from webhook.ownership import HeldValue, OwnedFields, declared, disowned, field_documents, owned
+from webhook.tools import DECLARED_FIELDS, LAST_APPLIED
+
+FLUX = Globs(["kustomize-controller"])
+LABEL: dict[str, Any] = {"f:metadata": {"f:labels": {"f:app": {}}}}
+
+
+def entry(manager: str, fields: Any, operation: str = "Apply", **more: Any) -> dict[str, Any]:
+    return {"manager": manager, "operation": operation, "apiVersion": "example.com/v1", "fieldsV1": fields, **more}
+
+
+def widget(*entries: Any, spec: Any = None, annotations: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "example.com/v1",
+        "kind": "Widget",
+        "metadata": {"name": "w", "annotations": annotations or {}, "managedFields": list(entries)},
+        "spec": spec if spec is not None else {},
+        **more,
+    }
+
+
+def applied(spec: Any, **more: Any) -> dict[str, str]:
+    return {LAST_APPLIED: json.dumps({"apiVersion": "example.com/v1", "kind": "Widget", "spec": spec, **more})}
+
+
+def holds(position: Position | None, path: Path) -> bool:
+    """Whether the place, or one above it, is in the set."""
+    for element in path:
+        if position is None or position.covers:
+            break
+        position = position.step(element)
+    return position is not None and position.covers
+
+
+def item(**keys: Any) -> Item:
+    return Item(tuple(keys.items()))
+
+
+# ── fieldsV1 ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+DOCUMENT = {
+    "f:spec": {
+        "f:whole": {},
+        "f:map": {".": {}, "f:a": {}},
+        "f:list": {'k:{"port":80,"protocol":"TCP"}': {".": {}, "f:port": {}}, 'k:{"port":81}': {"f:port": {}}},
+        "f:set": {'v:"a"': {}, "v:1": {}},
+    }
+}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("spec", "whole"),
+        ("spec", "whole", "below", Index(1)),
+        ("spec", "map", "a"),
+        ("spec", "list", item(port=80, protocol="TCP"), "port"),
+        ("spec", "list", item(port=81, protocol="TCP"), "port"),
+        ("spec", "list", Index(7), "anything"),
+        ("spec", "set", Member("a")),
+        ("spec", "set", Member(1)),
+    ],
+)
+def test_what_a_document_owns_is_in_the_set_and_all_below_a_leaf(path: Path) -> None:
+    assert holds(OwnedFields(DOCUMENT), path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("spec",),
+        ("spec", "other"),
+        ("spec", "map"),
+        ("spec", "map", "b"),
+        ("spec", "list", item(port=82, protocol="TCP"), "port"),
+        ("spec", "list", item(port=80, protocol="TCP"), "name"),
+        ("spec", "list", item(port="80", protocol="TCP"), "port"),
+        ("spec", "set", Member("b")),
+        ("spec", "set", Member("1")),
+        ("spec", "set", Member(True)),
+    ],
+)
+def test_what_a_document_does_not_own_is_not(path: Path) -> None:
+    assert not holds(OwnedFields(DOCUMENT), path)
+
+
+def test_an_item_that_is_known_by_other_keys_than_those_asked_for_may_be_any() -> None:
+    document = OwnedFields({"f:l": {'k:{"id":1}': {"f:id": {}}}})
+    assert holds(document, ("l", item(name="a"), "anything"))
+    assert holds(document, ("l", item(name="a", id=1), "anything"))
+    assert not holds(document, ("l", item(id=2), "anything"))
+
+
+def test_documents_of_odd_shape_own_nothing_and_break_nothing() -> None:
+    odd: dict[str, Any] = {
+        "f:a": None,
+        "f:b": 1,
+        "f:c": [],
+        "f:l": {"v:": {}, "v:{": {}, 'k:{"a":1}': None, "v:2": 5},
+    }
+    document = OwnedFields(odd)
+    places: list[Path] = [("a",), ("b",), ("c",), ("l", Member(2)), ("l", Member(3)), ("l", item(a=1))]
+    assert [path for path in places if holds(document, path)] == []
+
+
+@pytest.mark.parametrize("key", ["k:", "k:nonsense", "k:[]", "k:{}"])
+def test_an_item_whose_key_cannot_be_read_may_be_any(key: str) -> None:
+    assert holds(OwnedFields({"f:l": {key: {"f:a": {}}}}), ("l", item(name="a"), "anything"))
+
+
+# ── last-applied-configuration ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_value_holds_its_scalars_and_empty_containers_and_items_by_key() -> None:
+    value = HeldValue({"a": 1, "b": {}, "c": {"d": None}, "l": [{"name": "x", "v": 1}], "s": ["m"], "at": [[1]]})
+    declared_places: list[Path] = [
+        ("a",),
+        ("b", "below"),
+        ("c", "d"),
+        ("l", item(name="x"), "v"),
+        ("s", Member("m")),
+        ("at", Index(0)),
+    ]
+    other_places: list[Path] = [
+        ("z",),
+        ("c",),
+        ("c", "e"),
+        ("l", item(name="y")),
+        ("l", item(name="x"), "w"),
+        ("s", Member("n")),
+    ]
+    assert [path for path in declared_places + other_places if holds(value, path)] == declared_places
+
+
+def test_an_item_is_found_by_the_keys_that_were_declared_where_the_server_fills_in_the_others() -> None:
+    value = HeldValue([{"port": 80}, {"port": 81, "protocol": "UDP"}, {"name": "x", "v": 1}])
+    assert holds(value, (item(port=80, protocol="TCP"), "port"))
+    assert not holds(value, (item(port=80, protocol="UDP"), "port"))
+    assert holds(value, (item(port=81, protocol="UDP"), "protocol"))
+    assert holds(value, (item(name="x", kind="default"), "v"))
+
+
+def test_last_applied_tells_what_was_declared_and_the_server_s_defaults_are_not() -> None:
+    fields = {"f:metadata": {"f:annotations": {f"f:{LAST_APPLIED}": {}}}, "f:spec": {"f:a": {}, "f:defaulted": {}}}
+    obj = widget(
+        entry("argocd-controller", fields, "Update"), spec={"a": 1, "defaulted": 2}, annotations=applied({"a": 1})
+    )
+    found = declared(obj, Globs(["argocd-controller"]))
+    assert holds(found, ("spec", "a"))
+    assert not holds(found, ("spec", "defaulted"))
+
+
+def test_last_applied_of_a_person_does_not_count() -> None:
+    fields: dict[str, Any] = {"f:metadata": {"f:annotations": {f"f:{LAST_APPLIED}": {}}}}
+    person = widget(entry("kubectl-client-side-apply", fields, "Update"), annotations=applied({"a": 1}))
+    assert declared(person, FLUX) is None
+
+
+def test_last_applied_counts_where_nobody_is_on_record_for_it() -> None:
+    assert holds(declared(widget(annotations=applied({"a": 1})), FLUX), ("spec", "a"))
+    assert holds(declared(widget(entry("eve", LABEL), annotations=applied({"a": 1})), FLUX), ("spec", "a"))
+
+
+def test_empty_annotations_in_last_applied_declare_nothing() -> None:
+    obj = widget(annotations=applied({}, metadata={"name": "w", "annotations": {}, "labels": {"app": "w"}}))
+    found = declared(obj, FLUX)
+    assert not holds(found, ("metadata", "annotations", "x"))
+    assert holds(found, ("metadata", "labels", "app"))
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "1", "{", '"x"', "[" * 100_000, '{"metadata":[]}'])
+def test_last_applied_that_is_no_object_declares_nothing(text: str) -> None:
+    assert not holds(declared(widget(annotations={LAST_APPLIED: text}), FLUX), ("spec", "a"))
+
+
+def test_what_was_declared_as_string_data_of_a_secret_is_declared_as_data() -> None:
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"managedFields": [entry("kustomize-controller", {"f:stringData": {"f:a": {}}}, apiVersion="v1")]},
+    }
+    assert holds(declared(secret, FLUX), ("data", "a"))
+    assert not holds(declared(secret, FLUX), ("data", "b"))
+    client_side = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"annotations": {LAST_APPLIED: json.dumps({"stringData": {"a": "x"}, "data": {"c": "eA=="}})}},
+    }
+    found = declared(client_side, FLUX)
+    assert [key for key in "abc" if holds(found, ("data", key))] == ["a", "c"]
+
+
+def test_declared_fields_of_config_sync_count_on_its_objects_alone() -> None:
+    obj = widget(annotations={DECLARED_FIELDS: json.dumps({"f:spec": {"f:a": {}}})})
+    assert holds(declared(obj, FLUX, config_sync=True), ("spec", "a"))
+    assert declared(obj, FLUX) is None
+
+
+# ── whose entries ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_entries_of_the_tool_count_and_not_those_of_others_or_of_subresources() -> None:
+    one: dict[str, Any] = {"f:spec": {"f:a": {}}}
+    two: dict[str, Any] = {"f:spec": {"f:b": {}}}
+    three: dict[str, Any] = {"f:status": {"f:c": {}}}
+    obj = widget(
+        entry("kustomize-controller", one),
+        entry("alice", two),
+        entry("kustomize-controller", three, "Update", subresource="status"),
+    )
+    assert owned(obj, FLUX) == [one]
+    assert field_documents([obj, obj], FLUX) == ([one, three], [two])
+
+
+def test_fields_of_another_version_that_cannot_be_found_make_their_parent_declared_whole() -> None:
+    fields = {"f:spec": {"f:metrics": {}, "f:behavior": {"f:x": {}}, "f:gone": {}}, **LABEL}
+    old_version = entry("kustomize-controller", fields, apiVersion="example.com/v2")
+    assert owned(widget(old_version, spec={"metrics": 1, "behavior": {}, "gone": 1}), FLUX) == [
+        {"f:spec": {"f:metrics": {}, "f:behavior": {}, "f:gone": {}}, **LABEL}
+    ]
+    assert owned(widget(old_version, spec={"behavior": {"x": 1}}), FLUX) == [{"f:spec": {}, **LABEL}]
+
+
+@pytest.mark.parametrize(
+    "managed_fields", [None, [], {}, "x", [None], [1], [{}], [{"manager": None, "fieldsV1": None}], [{"fieldsV1": []}]]
+)
+def test_managed_fields_of_odd_shape_declare_nothing(managed_fields: Any) -> None:
+    obj = {"apiVersion": "v1", "kind": "X", "metadata": {"managedFields": managed_fields}}
+    assert declared(obj, FLUX) is None
+    assert field_documents([obj, None], FLUX) == ([], [])
+    assert not disowned(obj, obj, FLUX, [])
+
+
+# ── disowned ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+SPEC = {"a": 1, "l": [{"name": "x", "v": 1}]}
+OWNED: dict[str, Any] = {
+    "f:spec": {"f:a": {}, "f:l": {'k:{"name":"x"}': {".": {}, "f:name": {}, "f:v": {}}}, "f:absent": {}}
+}
+
+
+def lost(before: Any, after: Any, *changed: Path, managers: Globs = FLUX) -> bool:
+    return disowned(widget(before, spec=SPEC), widget(after, spec=SPEC), managers, changed)
+
+
+def test_ownership_that_stays_is_not_lost() -> None:
+    assert not lost(entry("kustomize-controller", OWNED), entry("kustomize-controller", OWNED))
+    more = {"f:spec": {**OWNED["f:spec"], "f:more": {}}}
+    assert not lost(entry("kustomize-controller", OWNED), entry("kustomize-controller", more))
+    assert not lost(entry("kustomize-controller", OWNED), entry("kustomize-controller", {"f:spec": {}}))
+
+
+def test_ownership_of_a_field_that_is_not_there_cannot_be_lost() -> None:
+    less = {"f:spec": {key: value for key, value in OWNED["f:spec"].items() if key != "f:absent"}}
+    assert not lost(entry("kustomize-controller", OWNED), entry("kustomize-controller", less))
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        {},
+        entry("alice", OWNED),
+        entry("kustomize-controller", OWNED, subresource="status"),
+        entry("kustomize-controller", {"f:spec": {"f:a": {}}}),
+        entry("kustomize-controller", {"f:spec": {"f:a": {}, "f:l": {'k:{"name":"x"}': {".": {}, "f:name": {}}}}}),
+        entry("kustomize-controller", {"f:spec": {"f:l": OWNED["f:spec"]["f:l"]}}),
+    ],
+)
+def test_ownership_that_vanishes_from_an_unchanged_field_is_lost(after: dict[str, Any]) -> None:
+    assert lost(entry("kustomize-controller", OWNED), after)
+
+
+def test_ownership_of_a_changed_field_moves_and_is_not_lost() -> None:
+    less = {"f:spec": {"f:l": OWNED["f:spec"]["f:l"]}}
+    before, after = entry("kustomize-controller", OWNED), entry("kustomize-controller", less)
+    assert not lost(before, after, ("spec", "a"))
+    assert not lost(before, after, ("spec",))
+    assert not lost(before, after, ("spec", "a", "below"))
+    assert lost(before, after, ("spec", "l"))
+    without_item = entry("kustomize-controller", {"f:spec": {"f:a": {}}})
+    assert not lost(before, without_item, ("spec", "l", item(name="x")))
+    assert lost(before, without_item, ("spec", "l", item(name="y")))
+
+
+def test_the_entry_of_a_client_side_apply_is_a_source_too() -> None:
+    fields = {"f:metadata": {"f:annotations": {f"f:{LAST_APPLIED}": {}}}, "f:spec": {"f:a": {}}}
+    annotations = applied({"a": 1})
+
+    def obj(*entries: Any) -> dict[str, Any]:
+        return widget(*entries, spec={"a": 1}, annotations=annotations)
+
+    argocd = Globs(["argocd-controller"])
+    mine = entry("argocd-controller", fields, "Update")
+    assert not disowned(obj(mine), obj(mine), argocd, [])
+    assert disowned(obj(mine), obj(entry("eve", fields, "Update")), argocd, [])
+    assert disowned(obj(mine), obj({}), argocd, [])
+    assert disowned(obj(mine), obj(), argocd, [])
+
+
+def test_thousands_of_items_are_looked_through_once() -> None:
+    count = 3000
+    spec = {"l": [{"name": f"i{number}"} for number in range(count)]}
+    document: dict[str, Any] = {
+        "f:spec": {"f:l": {f'k:{{"name":"i{number}"}}': {".": {}, "f:name": {}} for number in range(count)}}
+    }
+    less = {"f:spec": {"f:l": {key: node for key, node in document["f:spec"]["f:l"].items() if '"i2999"' not in key}}}
+    old = widget(entry("kustomize-controller", document), spec=spec)
+    new = widget(entry("kustomize-controller", less), spec=spec)
+    assert disowned(old, new, FLUX, [])
+    assert not disowned(old, new, FLUX, [("spec", "l", item(name="i2999"))])
