@@ -21,7 +21,7 @@ export PIP_NO_INPUT := 1
 .DELETE_ON_ERROR:
 # The checks run one after the other, also under `make -j`: the quick ones fail first and outputs do not mix.
 .NOTPARALLEL:
-.PHONY: help demo test lint unit e2e format lock clean
+.PHONY: help demo test lint unit e2e format crds lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ e2e: $(DEV) ## the tests against a real control plane, built the first time
 format: $(DEV) ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+crds: $(RUNTIME) ## write deploy/crds after a change of webhook/policy.schema.json
+	@$(BIN)/python -m webhook.crds deploy/crds
 
 lock: $(DEV) ## write the lock files after a change of pyproject.toml; UPGRADE=1 takes the newest releases
 	$(LOCK) pyproject.toml -o requirements.txt

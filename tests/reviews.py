@@ -48,7 +48,12 @@ FLUX_LABELS: Final = {
     "kustomize.toolkit.fluxcd.io/namespace": "flux-system",
 }
 
-_PLURALS: Final = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies", "Endpoints": "endpoints"}
+_PLURALS: Final = {
+    "Ingress": "ingresses",
+    "NetworkPolicy": "networkpolicies",
+    "Endpoints": "endpoints",
+    "DriftPolicy": "driftpolicies",
+}
 
 
 def resource_of(kind: str) -> str:
@@ -63,6 +68,7 @@ def review(
     operation: str = "",
     subresource: str = "",
     parent: Json | None = None,
+    dry_run: bool = False,
 ) -> Review:
     """A write that makes ``new`` of ``old``. ``parent`` is the object that a Scale or an Eviction belongs to."""
     subject = new if old is None else old
@@ -83,6 +89,7 @@ def review(
         "userInfo": user,
         "object": new,
         "oldObject": old,
+        "dryRun": dry_run,
     }
     body = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
     return parse(json.dumps(body).encode())

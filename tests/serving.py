@@ -17,8 +17,8 @@ from typing import Any
 
 import uvloop
 
-from webhook import app, pki, settings
-from webhook.settings import Address, Settings
+from webhook import app, certificate, pki, settings, tls
+from webhook.settings import Address, Files, Settings
 
 HOSTS = ("localhost", "127.0.0.1", "::1")
 # No test waits this long: it is there so that one that would wait for ever fails instead.
@@ -63,8 +63,7 @@ def settings_for(made: Certificates, **changes: Any) -> Settings:
     loopback = Address(host="127.0.0.1", port=0)
     values: dict[str, Any] = {
         "policies": made.ca_file.parent,
-        "tls_cert": made.cert_file,
-        "tls_key": made.key_file,
+        "tls_files": Files(cert=made.cert_file, key=made.key_file),
         "client_ca": None,
         "listen": loopback,
         "management_listen": loopback,
@@ -168,7 +167,7 @@ def serving(application: app.Application, made: Certificates) -> Iterator[Client
     config = settings_for(made)
     listener = app.listen(settings.LISTEN, config.listen)
     port = listener.getsockname()[1]
-    server = app.Server(application, [listener], app.tls_context(config))
+    server = app.Server(application, [listener], tls.context(certificate.load(config)))
 
     stop = asyncio.Event()
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)

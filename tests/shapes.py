@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from hypothesis import assume
 from hypothesis import strategies as st
 
 #: Names that a path has to quote are among them.
@@ -104,17 +105,19 @@ def fields_of(shape: Shape, value: Any) -> dict[str, Any]:
         case Set() if isinstance(value, list) and value:
             return {"v:" + json.dumps(member): {} for member in value}
         case Keyed(keys, item) if isinstance(value, list) and value:
-            return {
-                "k:" + json.dumps({key: child[key] for key in keys}, sort_keys=True): {
-                    ".": {},
-                    **fields_of(item, child),
-                }
-                for child in value
-            }
+            items: dict[str, Any] = {}
+            for child in value:
+                key = "k:" + json.dumps({name: child[name] for name in keys}, sort_keys=True)
+                items[key] = _merged(items.get(key, {}), {".": {}, **fields_of(item, child)})
+            return items
         case Keyed() | Set():
             return {".": {}}
         case _:
             return {}
+
+
+def _merged(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
+    return {key: _merged(one.get(key, {}), two.get(key, {})) for key in {**one, **two}}
 
 
 def text(value: Any) -> str:
@@ -256,5 +259,19 @@ def mutations(draw: st.DrawFn, value: Any, spot: Spot) -> Any:
         step = draw(st.sampled_from(sorted(target)) if isinstance(target, dict) else st.integers(0, len(target) - 1))
         steps.append(step)
         target = target[step]
+    new = draw(st.just(_GONE) | anything.filter(lambda other: text(other) != text(target)))
+    return replaced(value, tuple(steps), new)
+
+
+@st.composite
+def leaf_mutations(draw: st.DrawFn, value: Any) -> Any:
+    """A copy of the value in which one scalar is something else, or gone."""
+    steps: list[str | int] = []
+    target = value
+    while isinstance(target, dict | list) and target:
+        step = draw(st.sampled_from(sorted(target)) if isinstance(target, dict) else st.integers(0, len(target) - 1))
+        steps.append(step)
+        target = target[step]
+    assume(not isinstance(target, dict | list))
     new = draw(st.just(_GONE) | anything.filter(lambda other: text(other) != text(target)))
     return replaced(value, tuple(steps), new)

@@ -16,7 +16,7 @@ from tests.serving import PATIENCE, deployment, review
 from webhook import audit
 from webhook.admission import Review, parse
 from webhook.audit import MAX_FIELDS, MAX_TEXT, MAX_WAITING, DecisionLog, JsonHandler, LineWriter, record
-from webhook.decision import Decision, FieldChange, Violation
+from webhook.decision import BreakGlassUse, Decision, FieldChange, Violation
 from webhook.tools import ManagedBy
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
@@ -82,6 +82,29 @@ def test_an_allowed_write_of_an_unmanaged_object_has_nulls() -> None:
     line = record(parsed(resource=core, dryRun=True), Decision(allowed=True, writer="untrusted"), time=NOW, seconds=0)
     assert (line["resource"], line["managedBy"], line["mode"], line["policies"]) == ("services", None, None, [])
     assert line["dryRun"] is True
+
+
+def test_a_write_under_break_glass_tells_who_broke_it_where_and_what_for() -> None:
+    use = BreakGlassUse(
+        action="used",
+        by="sam",
+        reason="INC-1: checkout" + "x" * MAX_TEXT,
+        expires="2026-03-01T14:00:00Z",
+        on='namespaces "shop"',
+        violations=DENIED.violations,
+        longest=timedelta(hours=4),
+    )
+    line = record(parsed(), Decision(allowed=True, writer="untrusted", break_glass=use), time=NOW, seconds=0)
+    assert (line["allowed"], line["mode"], line["policies"]) == (True, None, [])
+    reason = line["breakGlass"].pop("reason")
+    assert (reason[:15], len(reason)) == ("INC-1: checkout", MAX_TEXT)
+    assert line["breakGlass"] == {
+        "action": "used",
+        "by": "sam",
+        "expires": "2026-03-01T14:00:00Z",
+        "on": 'namespaces "shop"',
+        "policies": record(parsed(), DENIED, time=NOW, seconds=0)["policies"],
+    }
 
 
 def test_the_time_is_utc_whatever_the_zone() -> None:

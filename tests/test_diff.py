@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests import shapes
 from tests.shapes import Map, Place, Shape, flat, text
-from webhook.diff import ABSENT, Change, diff, select, strictly_equal
+from webhook.diff import ABSENT, MAX_CHANGES, Change, diff, select, strictly_equal
 from webhook.fieldpath import Element, Item, Member, PathSet, format_path
 from webhook.listkeys import Schema
 
@@ -159,6 +159,31 @@ def test_a_difference_below_many_levels_is_found_in_one_pass() -> None:
 
     assert len(diff(deep("a"), deep("b"), NOTHING_KNOWN)) == 1
     assert compared == 100
+
+
+def test_very_many_differences_are_told_as_one_of_what_holds_them() -> None:
+    old, new = ({f"k{number}": value for number in range(MAX_CHANGES + 1)} for value in (1, 2))
+    less = {name: 2 if number else 1 for number, name in enumerate(old)}
+    assert changes({"a": old, "b": {"c": 1}}, {"a": new, "b": {"c": 2}}) == [("a", "changed"), ("b.c", "changed")]
+    assert len(changes({"a": old}, {"a": less})) == MAX_CHANGES
+    assert selected({"a": old}, {"a": new}, "a.k7") == [("a", "changed")]
+    assert selected({"a": old}, {"a": {**new, "k7": 1}}, "a.k7") == []
+    assert selected({}, {"a": old}, "a.*") == [("a", "added")]
+    assert len(selected({}, {"a": dict.fromkeys(list(old)[1:], 1)}, "a.*")) == MAX_CHANGES
+
+
+@pytest.mark.parametrize(("levels", "width"), [(10, 20_000), (600, 20_000)])
+def test_a_hundred_thousand_differences_hundreds_of_levels_deep_make_no_more_changes(levels: int, width: int) -> None:
+    def deep(leaf: int) -> dict[str, Any]:
+        value: dict[str, Any] = {f"k{number}": leaf for number in range(width)}
+        for _ in range(levels):
+            value = {"n": value}
+        return value
+
+    place = ".".join(["n"] * levels)
+    assert changes(deep(1), deep(2)) == [(place, "changed")]
+    assert selected(deep(1), deep(2), "n.n") == [(place, "changed")]
+    assert selected(deep(1), deep(2), "n.m") == []
 
 
 # ── what is selected ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from webhook.fieldpath import Index, Item, Member, Path, PathSet, format_path, parse_pattern
+from webhook.fieldpath import MAX_TEXT, Index, Item, Member, Path, PathSet, format_path, parse_pattern
 
 WEB = Item((("name", "web"),))
 
@@ -36,6 +36,13 @@ def covers(pattern: str, path: Path) -> bool:
 )
 def test_a_place_is_written_as_a_policy_would_write_it(path: Path, text: str) -> None:
     assert format_path(path) == text
+
+
+def test_a_place_that_is_very_long_is_cut() -> None:
+    for path in (("x" * 5000,), ("é" * 5000,), ("n",) * 5000, (Item((("k", "x" * 5000),)),), (Member("x" * 5000),)):
+        text = format_path(path)
+        assert len(text) == MAX_TEXT
+        assert text.endswith("…")
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,12 @@ def test_a_list_owned_whole_is_atomic_even_if_another_document_claims_keys() -> 
         assert list_type("example.com", "Widget", "spec.list", *tiers) == ATOMIC
 
 
+def test_the_lists_in_what_is_owned_whole_are_atomic() -> None:
+    forged = fields({'k:{"name":"a"}': {}})
+    assert list_type("example.com", "Widget", "spec.list", [{"f:spec": {}}], [forged]) == ATOMIC
+    assert list_type("example.com", "Widget", "spec.list", [{}], [forged]) == ATOMIC
+
+
 def test_the_documents_of_the_tool_are_believed_before_those_of_others() -> None:
     honest, forged = fields({'k:{"name":"a"}': {}}), fields({'k:{"x":1}': {}})
     assert list_type("example.com", "Widget", "spec.list", [honest], [forged]) == ("name",)

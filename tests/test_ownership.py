@@ -238,19 +238,19 @@ def test_managed_fields_of_odd_shape_declare_nothing(managed_fields: Any) -> Non
     obj = {"apiVersion": "v1", "kind": "X", "metadata": {"managedFields": managed_fields}}
     assert declared(obj, FLUX) is None
     assert field_documents([obj, None], FLUX) == ([], [])
-    assert not disowned(obj, obj, FLUX, [])
+    assert not disowned(obj, obj, FLUX)
 
 
 # ── disowned ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-SPEC = {"a": 1, "l": [{"name": "x", "v": 1}]}
+SPEC: dict[str, Any] = {"a": 1, "l": [{"name": "x", "v": 1}]}
 OWNED: dict[str, Any] = {
     "f:spec": {"f:a": {}, "f:l": {'k:{"name":"x"}': {".": {}, "f:name": {}, "f:v": {}}}, "f:absent": {}}
 }
 
 
-def lost(before: Any, after: Any, *changed: Path, managers: Globs = FLUX) -> bool:
-    return disowned(widget(before, spec=SPEC), widget(after, spec=SPEC), managers, changed)
+def lost(before: Any, after: Any, spec: Any = SPEC) -> bool:
+    return disowned(widget(before, spec=SPEC), widget(after, spec=spec), FLUX)
 
 
 def test_ownership_that_stays_is_not_lost() -> None:
@@ -281,15 +281,31 @@ def test_ownership_that_vanishes_from_an_unchanged_field_is_lost(after: dict[str
 
 
 def test_ownership_of_a_changed_field_moves_and_is_not_lost() -> None:
-    less = {"f:spec": {"f:l": OWNED["f:spec"]["f:l"]}}
-    before, after = entry("kustomize-controller", OWNED), entry("kustomize-controller", less)
-    assert not lost(before, after, ("spec", "a"))
-    assert not lost(before, after, ("spec",))
-    assert not lost(before, after, ("spec", "a", "below"))
-    assert lost(before, after, ("spec", "l"))
+    before = entry("kustomize-controller", OWNED)
+    without_a = entry("kustomize-controller", {"f:spec": {"f:l": OWNED["f:spec"]["f:l"]}})
+    assert lost(before, without_a)
+    for other in ({"a": 2}, {"a": {"below": 1}}, {"a": True}, {}):
+        assert not lost(before, without_a, {**other, "l": SPEC["l"]})
+    assert not lost(before, without_a, None)
+    assert lost(before, without_a, {"a": 1, "l": []})
     without_item = entry("kustomize-controller", {"f:spec": {"f:a": {}}})
-    assert not lost(before, without_item, ("spec", "l", item(name="x")))
-    assert lost(before, without_item, ("spec", "l", item(name="y")))
+    assert not lost(before, without_item, {"a": 1, "l": [{"name": "y", "v": 1}]})
+    assert not lost(before, without_item, {"a": 1})
+    assert lost(before, without_item, {"a": 2, "l": SPEC["l"]})
+    assert lost(before, without_item, {"a": 1, "l": [{"name": "y"}, {"name": "x", "v": 2}]})
+
+
+def test_ownership_of_an_item_is_kept_by_its_own_key_alone() -> None:
+    other_keys: dict[str, Any] = {"f:spec": {"f:a": {}, "f:l": {'k:{"id":1}': {}}, "f:absent": {}}}
+    assert lost(entry("kustomize-controller", OWNED), entry("kustomize-controller", other_keys))
+
+
+def test_ownership_of_what_is_owned_whole_moves_with_any_change_of_it() -> None:
+    document: dict[str, Any] = {"f:spec": {"f:l": {}, "f:a": {}}}
+    less: dict[str, Any] = {"f:spec": {"f:a": {}}}
+    before, after = entry("kustomize-controller", document), entry("kustomize-controller", less)
+    assert lost(before, after)
+    assert not lost(before, after, {"a": 1, "l": [{"name": "x", "v": 2}]})
 
 
 def test_the_entry_of_a_client_side_apply_is_a_source_too() -> None:
@@ -301,10 +317,10 @@ def test_the_entry_of_a_client_side_apply_is_a_source_too() -> None:
 
     argocd = Globs(["argocd-controller"])
     mine = entry("argocd-controller", fields, "Update")
-    assert not disowned(obj(mine), obj(mine), argocd, [])
-    assert disowned(obj(mine), obj(entry("eve", fields, "Update")), argocd, [])
-    assert disowned(obj(mine), obj({}), argocd, [])
-    assert disowned(obj(mine), obj(), argocd, [])
+    assert not disowned(obj(mine), obj(mine), argocd)
+    assert disowned(obj(mine), obj(entry("eve", fields, "Update")), argocd)
+    assert disowned(obj(mine), obj({}), argocd)
+    assert disowned(obj(mine), obj(), argocd)
 
 
 def test_thousands_of_items_are_looked_through_once() -> None:
@@ -316,5 +332,6 @@ def test_thousands_of_items_are_looked_through_once() -> None:
     less = {"f:spec": {"f:l": {key: node for key, node in document["f:spec"]["f:l"].items() if '"i2999"' not in key}}}
     old = widget(entry("kustomize-controller", document), spec=spec)
     new = widget(entry("kustomize-controller", less), spec=spec)
-    assert disowned(old, new, FLUX, [])
-    assert not disowned(old, new, FLUX, [("spec", "l", item(name="i2999"))])
+    assert disowned(old, new, FLUX)
+    changed = widget(entry("kustomize-controller", less), spec={"l": spec["l"][:-1]})
+    assert not disowned(old, changed, FLUX)

@@ -3,13 +3,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from tests.load import Load
+from tests.running import Process, command, started
 from tests.serving import (
     PATIENCE,
     POLICY,
@@ -32,65 +36,7 @@ from tests.serving import (
     review,
     settings_for,
 )
-from webhook import app, pki
-
-LOOPBACK = ("--listen", "127.0.0.1:0", "--management-listen", "127.0.0.1:0")
-
-
-def command(made: Certificates, *extra: str) -> list[str]:
-    files = ("--tls-cert", str(made.cert_file), "--tls-key", str(made.key_file))
-    policies = str(made.ca_file.parent / "policy.yaml")
-    return [sys.executable, "-m", "webhook", "serve", "--policies", policies, *files, *LOOPBACK, *extra]
-
-
-class Process:
-    """A real ``driftwall serve`` that is ready."""
-
-    def __init__(self, made: Certificates, *extra: str) -> None:
-        self.decisions = made.ca_file.parent / "decisions.jsonl"
-        with self.decisions.open("wb") as out:
-            self.process = subprocess.Popen(
-                command(made, *extra), stdout=out, stderr=subprocess.PIPE, text=True, env=environment()
-            )
-        self.messages: list[dict[str, Any]] = []
-        addresses = self.message("ready")
-        self.client = Client(port=int(addresses["listen"].rpartition(":")[2]), tls=made.client())
-        self.management = Client(port=int(addresses["management"].rpartition(":")[2]))
-
-    def message(self, text: str) -> dict[str, Any]:
-        """The next message with this text; waits for it."""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.messages.append(json.loads(line))
-            if self.messages[-1]["message"] == text:
-                return self.messages[-1]
-        raise AssertionError(f"it ended without the message {text!r}: {self.messages}")
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal and wait for the exit code."""
-        self.process.send_signal(number)
-        return self.ended()
-
-    def ended(self) -> int:
-        code = self.process.wait(PATIENCE)
-        assert self.process.stderr is not None
-        self.messages += [json.loads(line) for line in self.process.stderr]
-        return code
-
-    def logged(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.decisions.read_text().splitlines()]
-
-
-@contextlib.contextmanager
-def started(made: Certificates, *extra: str) -> Iterator[Process]:
-    running = Process(made, *extra)
-    try:
-        yield running
-    finally:
-        running.process.kill()
-        running.process.wait()
-        assert running.process.stderr is not None
-        running.process.stderr.close()
+from webhook import certificate, pki, tls
 
 
 @pytest.fixture
@@ -116,7 +62,12 @@ def test_it_gets_ready_decides_counts_logs_and_ends_with_0(running: Process) -> 
     assert running.stop() == 0
     (line,) = running.logged()
     assert (line["uid"], line["allowed"], line["policies"][0]["name"]) == ("0b9e", False, "replicas")
-    assert [message["level"] for message in running.messages] == ["warning", "info", "info"]  # offline, ready, stopping
+    assert [message["message"].split(" ")[0] for message in running.messages] == [
+        "offline,",
+        "serving",
+        "ready",
+        "shutting",
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -167,6 +118,172 @@ def send_headers(connection: Any, length: int) -> None:
     assert connection.sock.recv(100).startswith(b"HTTP/1.1 100 ")
 
 
+# ── the end, while an endpoint is still there ────────────────────────────────────────────────────────────────────────
+
+
+def test_sigterm_under_load_fails_no_request_until_the_endpoint_is_gone(made: Certificates, tmp_path: Path) -> None:
+    with started(made, "--shutdown-delay", "8s") as old, started(made) as new:
+        where = [old.client.port]
+        with Load(lambda: where[0], made.client) as load:
+            load.go_on()
+            assert load.closed == 0
+            old.process.send_signal(signal.SIGTERM)
+            old.message("shutting down; a second signal ends it at once")
+            unready = old.management.request("GET", "/readyz")
+            assert (unready.status, unready.body) == (503, b"shutdown: finishing the requests in flight\n")
+            load.go_on(50)
+            # From now on each answer is the last on its connection.
+            answered, closed = load.answered, load.closed
+            load.go_on(50)
+            assert load.closed - closed >= load.answered - answered - 4  # one in flight for each thread
+            where[0] = new.client.port
+            assert old.ended() == 0
+            load.go_on(50)
+        assert load.failures == []
+        assert new.stop() == 0
+
+
+def test_a_person_at_a_terminal_does_not_wait_for_endpoints(made: Certificates) -> None:
+    with started(made, "--shutdown-delay", "10m") as running:
+        assert running.stop(signal.SIGINT) == 0
+
+
+def test_a_second_signal_ends_the_wait(made: Certificates) -> None:
+    with started(made, "--shutdown-delay", "10m") as running:
+        running.process.send_signal(signal.SIGTERM)
+        running.message("shutting down; a second signal ends it at once")
+        assert running.client.post(review()).status == 200
+        assert running.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+
+
+# ── workers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    return sorted(map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()))
+
+
+def is_running(pid: int) -> bool:
+    """Neither gone nor dead and not yet waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+def metric(running: Process, name: str) -> float:
+    """The sum of a metric over its labels."""
+    text = running.management.request("GET", "/metrics").body.decode()
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if re.match(rf"{name}[{{ ]", line))
+
+
+def test_workers_answer_together_and_are_counted_as_one(made: Certificates) -> None:
+    with started(made, "--workers", "3") as running:
+        assert len(children(running.process)) == 3
+        assert running.management.request("GET", "/readyz").body == b"ok\n"
+        with Load(lambda: running.client.port, made.client, kept_alive=0, new=4) as load:
+            load.go_on(300)
+        assert load.failures == []
+        assert metric(running, "driftwall_reviews_total") == load.answered
+        assert metric(running, "driftwall_review_seconds_count") == load.answered
+        # What all of them have is told once; what each has a part of is added up.
+        assert metric(running, "driftwall_policies") == 1
+        assert metric(running, "driftwall_build_info") == 1
+        assert metric(running, "driftwall_workers_ready") == 3
+        resident = metric(running, "process_resident_memory_bytes")
+        assert resident > 4 * 30e6
+        assert metric(running, "driftwall_certificate_not_after_seconds") > time.time()
+        cpu = {pid: cpu_ticks(pid) for pid in children(running.process)}
+        assert all(cpu.values())
+        assert running.stop() == 0
+        # No line of one is in the middle of another's.
+        assert len(running.logged()) == load.answered
+        assert [message["level"] for message in running.messages] == ["warning", "info", "info", "info"]
+
+
+def cpu_ticks(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
+
+
+def test_a_worker_that_is_killed_under_load_is_replaced_and_the_others_go_on(made: Certificates) -> None:
+    with started(made, "--workers", "2") as running:
+        with Load(lambda: running.client.port, made.client, kept_alive=2, new=2) as load:
+            load.go_on(100)
+            counted = metric(running, "driftwall_reviews_total")
+            victim = children(running.process)[0]
+            os.kill(victim, signal.SIGKILL)
+            load.go_on(20)  # the other one, at least
+            assert running.management.request("GET", "/livez").status == 200
+            wait_until(lambda: running.management.request("GET", "/readyz").status == 200)
+            # Only what was on a connection of its own is lost: one for each thread at most.
+            failures = list(load.failures)
+            assert len(failures) <= 4
+            load.go_on(200)
+            assert load.failures == failures
+            assert metric(running, "driftwall_worker_restarts_total") == 1
+            assert metric(running, "driftwall_reviews_total") >= counted + 200
+            assert len(children(running.process)) == 2
+            assert victim not in children(running.process)
+        assert running.stop() == 0
+        errors = [message["message"] for message in running.messages if message["level"] == "error"]
+        assert [error[len("worker 0 ") :] for error in errors] == [f"(pid {victim}) ended with -9 and is replaced"]
+
+
+def test_while_a_worker_is_being_replaced_the_replica_is_unready(made: Certificates) -> None:
+    with started(made, "--workers", "2") as running:
+        stopped, victim = children(running.process)
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: running.management.request("GET", "/readyz").status == 503)
+        (reason,) = running.management.request("GET", "/readyz").body.decode().splitlines()
+        assert re.fullmatch(r"worker [01]: (it ended with -9 and is being replaced|not started yet)", reason)
+        wait_until(lambda: running.management.request("GET", "/readyz").status == 200)
+        # A scrape does not wait for one that does not answer.
+        os.kill(stopped, signal.SIGSTOP)
+        assert metric(running, "driftwall_workers_ready") == 2
+        os.kill(stopped, signal.SIGCONT)
+        assert running.stop() == 0
+
+
+def test_workers_end_with_the_first_process_however_it_ends(made: Certificates) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+        with started(made, "--workers", "2") as running:
+            workers = children(running.process)
+            code = running.stop(number)
+            assert code == (-number if number == signal.SIGKILL else 0)
+            wait_until(lambda workers=workers: not any(map(is_running, workers)))  # type: ignore[misc]
+
+
+def test_sigterm_under_load_drains_all_workers(made: Certificates) -> None:
+    with started(made, "--workers", "2", "--shutdown-delay", "8s") as old, started(made) as new:
+        where = [old.client.port]
+        with Load(lambda: where[0], made.client) as load:
+            load.go_on()
+            old.process.send_signal(signal.SIGTERM)
+            old.message("shutting down; a second signal ends it at once")
+            load.go_on(50)
+            assert load.closed > 0
+            where[0] = new.client.port
+            assert old.ended() == 0
+            load.go_on(50)
+        assert load.failures == []
+
+
+def test_a_second_signal_ends_workers_too(made: Certificates) -> None:
+    with started(made, "--workers", "2", "--shutdown-delay", "10m") as running:
+        workers = children(running.process)
+        running.process.send_signal(signal.SIGTERM)
+        running.message("shutting down; a second signal ends it at once")
+        assert running.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+        wait_until(lambda: not any(map(is_running, workers)))
+
+
 # ── TLS ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -199,7 +316,7 @@ def test_tls_1_1_is_refused_and_1_2_taken(running: Process, made: Certificates) 
         lax.minimum_version = ssl.TLSVersion.TLSv1_1
     lax.load_cert_chain(made.cert_file, made.key_file)
     assert handshake(old, lax) == "TLSv1.1"  # so it is not this client that refuses
-    ours = app.tls_context(settings_for(made))
+    ours = tls.context(certificate.load(settings_for(made)))
     ours.set_ciphers("DEFAULT:@SECLEVEL=0")
     with pytest.raises(ssl.SSLError, match="UNSUPPORTED_PROTOCOL"):
         handshake(old, ours)
@@ -223,7 +340,7 @@ def test_a_caller_without_tls_gets_nowhere_and_nothing_is_logged(running: Proces
         Client(port=running.client.port).post(review())
     assert running.client.post(review()).status == 200
     assert running.stop() == 0
-    assert [message["level"] for message in running.messages] == ["warning", "info", "info"]
+    assert [message["level"] for message in running.messages] == ["warning", "info", "info", "info"]
 
 
 def client_certificate(ca: pki.KeyPair, file: Path) -> Path:
@@ -259,7 +376,7 @@ def test_with_a_client_ca_only_its_clients_may_call(made: Certificates, tmp_path
         known.load_cert_chain(client_certificate(clients, tmp_path / "client.pem"))
         assert Client(port=running.client.port, tls=known).post(review()).status == 200
         assert running.stop() == 0
-        assert [message["level"] for message in running.messages] == ["warning", "info", "info"]
+        assert [message["level"] for message in running.messages] == ["warning", "info", "info", "info"]
 
 
 # ── addresses ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -346,17 +463,6 @@ def test_a_client_ca_that_is_none_is_78(made: Certificates) -> None:
     )
 
 
-def test_policies_that_do_not_load_are_78_with_every_problem(made: Certificates) -> None:
-    policy = made.ca_file.parent / "policy.yaml"
-    policy.write_text(POLICY.replace("enforce", "enforced").replace("protect:", "protects:"))
-    code, lines = failed_start(command(made))
-    assert code == 78
-    assert [line.split(" ")[:2] for line in lines] == [
-        ["driftwall:", f"{policy}:6:"],
-        ["driftwall:", f"{policy}:7:"],
-    ]
-
-
 def test_a_kubeconfig_that_is_missing_is_66(made: Certificates) -> None:
     assert failed_start(command(made, "--kubeconfig", "/nonexistent/config")) == (
         66, ["driftwall: --kubeconfig: /nonexistent/config cannot be read: No such file or directory"],
@@ -366,7 +472,7 @@ def test_a_kubeconfig_that_is_missing_is_66(made: Certificates) -> None:
 def test_settings_that_are_missing_are_64() -> None:
     code, lines = failed_start([sys.executable, "-m", "webhook", "serve"])
     assert code == 64
-    assert lines[0] == "driftwall: --policies PATH (or DRIFTWALL_POLICIES) is required"
+    assert lines[0] == "driftwall: --policies PATH|cluster (or DRIFTWALL_POLICIES) is required"
 
 
 # ── what it does without ─────────────────────────────────────────────────────────────────────────────────────────────

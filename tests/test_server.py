@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import logging
@@ -13,15 +14,18 @@ from typing import Any
 
 import pytest
 
-from tests.serving import PATIENCE, POLICY, Answer, Client, certificates, review, serving
+from tests.patches import applied
+from tests.reviews import snapshot_of
+from tests.serving import PATIENCE, POLICY, Answer, Client, certificates, deployment, review, serving
 from webhook.admission import ObjectRef, Review
 from webhook.audit import DecisionLog, LineWriter
 from webhook.decision import Decision, LookupNeeded, decide
 from webhook.errors import LookupFailed
 from webhook.metrics import Metrics
+from webhook.mutation import Mutation, mutate
 from webhook.policy import Snapshot
 from webhook.policy_compiler import load
-from webhook.server import MAX_BODY, Decide, Receive, ReviewServer, Scope, Send
+from webhook.server import MAX_BODY, Decide, Mutate, Receive, ReviewServer, Scope, Send
 
 PARENT = ObjectRef("apps", "v1", "deployments", "shop", "web")
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -37,15 +41,31 @@ class Policies:
 
 
 class Objects:
-    """Objects to look up, and which were."""
+    """Objects to look up, those that are kept of them, and which were asked for and how."""
 
     def __init__(self) -> None:
         self.asked: list[ObjectRef] = []
+        self.fresh: list[bool] = []
+        self.kept: dict[ObjectRef, dict[str, Any]] = {}
         self.answer: Callable[[ObjectRef], dict[str, Any] | None] = lambda ref: {"kind": "Deployment"}
 
-    async def get(self, ref: ObjectRef) -> dict[str, Any] | None:
+    async def get(self, ref: ObjectRef, *, fresh: bool = False) -> dict[str, Any] | None:
         self.asked.append(ref)
-        return self.answer(ref)
+        self.fresh.append(fresh)
+        return self.kept[ref] if ref in self.kept and not fresh else self.answer(ref)
+
+    def holds(self, ref: ObjectRef) -> bool:
+        return ref in self.kept
+
+
+class Traces:
+    """What was to be left in the cluster."""
+
+    def __init__(self) -> None:
+        self.left: list[tuple[str, bool, datetime]] = []
+
+    def leave(self, a_review: Review, decision: Decision, now: datetime) -> None:
+        self.left.append((a_review.uid, decision.allowed, now))
 
 
 class Harness:
@@ -58,14 +78,18 @@ class Harness:
         self.objects = Objects()
         self.metrics = Metrics("test")
         self.decide: Decide = decide
+        self.mutate: Mutate = mutate
+        self.traces = Traces()
         self._log = self.log_file.open("wb")
         self.lines = LineWriter(self._log.fileno())
         self.server = ReviewServer(
             policies=self.policies,
             decide=self._decide,
+            mutate=self._mutate,
             objects=self.objects,
             metrics=self.metrics,
             log=DecisionLog(self.lines),
+            traces=self.traces,
             clock=lambda: NOW,
         )
         self.client: Client
@@ -74,6 +98,18 @@ class Harness:
         self, a_review: Review, snapshot: Snapshot, objects: Mapping[ObjectRef, dict[str, Any] | None], now: datetime
     ) -> Decision:
         return self.decide(a_review, snapshot, objects, now)
+
+    def _mutate(
+        self, a_review: Review, snapshot: Snapshot, objects: Mapping[ObjectRef, dict[str, Any] | None], now: datetime
+    ) -> Mutation:
+        return self.mutate(a_review, snapshot, objects, now)
+
+    def post_to_mutate(self, body: dict[str, Any]) -> Answer:
+        return self.client.request("POST", "/mutate?timeout=3s", json.dumps(body).encode(), JSON)
+
+    def put(self, policies: str) -> None:
+        """Policies in force from now on."""
+        self.policies.snapshot = snapshot_of(policies)
 
     def count(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, labels)
@@ -166,6 +202,84 @@ def test_each_decision_is_counted_and_logged_once(harness: Harness) -> None:
     assert (line["uid"], line["allowed"], line["time"]) == ("0b9e", False, "2026-03-01T00:00:00.000000Z")
 
 
+def test_each_decision_on_validate_is_left_to_the_traces_once(harness: Harness) -> None:
+    harness.client.post(review(uid="one"))
+    harness.client.post(review(uid="two", object=deployment(2)))
+    harness.client.post(b"{}")
+    harness.logged()  # after the traces
+    assert harness.traces.left == [("one", False, NOW), ("two", True, NOW)]
+
+
+# ── the mutating webhook ─────────────────────────────────────────────────────────────────────────────────────────────
+
+TAGGING = POLICY.replace("mode: enforce", "mode: tag")
+
+
+def patch_of(answer: Answer) -> list[dict[str, Any]]:
+    """The patch that an answer brings."""
+    response = answer.json["response"]
+    assert (answer.status, response["uid"], response["allowed"]) == (200, "0b9e", True)
+    if "patch" not in response:
+        assert set(response) == {"uid", "allowed"}
+        return []
+    assert set(response) == {"uid", "allowed", "patchType", "patch"}
+    assert response["patchType"] == "JSONPatch"
+    decoded = json.loads(base64.b64decode(response["patch"], validate=True))
+    assert isinstance(decoded, list)
+    return decoded
+
+
+def test_what_drifts_with_leave_is_marked_by_a_patch_that_applies(harness: Harness) -> None:
+    harness.put(TAGGING)
+    patched = applied(patch_of(harness.post_to_mutate(review())), deployment(5))
+    assert patched["spec"] == {"replicas": 5}
+    assert patched["metadata"]["labels"] == deployment(5)["metadata"]["labels"] | {"driftwall.io/drifted": "true"}
+    assert json.loads(patched["metadata"]["annotations"]["driftwall.io/drift"]) == {
+        "by": "alice",
+        "at": "2026-03-01T00:00:00Z",
+        "policy": "replicas",
+        "fields": ["spec.replicas"],
+        "reason": "",
+    }
+
+
+def test_the_mutating_webhook_leaves_the_verdict_to_the_validating_one(harness: Harness) -> None:
+    assert patch_of(harness.post_to_mutate(review())) == []
+    assert harness.client.post(review()).json["response"]["allowed"] is False
+
+
+def test_a_dry_run_gets_no_patch(harness: Harness) -> None:
+    harness.put(TAGGING)
+    assert patch_of(harness.post_to_mutate(review(dryRun=True))) == []
+
+
+def test_a_call_of_the_mutating_webhook_is_counted_and_neither_logged_nor_left_to_the_traces(harness: Harness) -> None:
+    harness.put(TAGGING)
+    harness.post_to_mutate(review())
+    harness.post_to_mutate(review(object=deployment(2)))
+    assert harness.logged() == []
+    assert harness.traces.left == []
+    assert harness.count("driftwall_mutations_total", result="patched") == 1
+    assert harness.count("driftwall_mutations_total", result="unchanged") == 1
+    assert harness.count("driftwall_review_seconds_count") == 0
+
+
+def test_whatever_goes_wrong_in_the_mutating_webhook_is_an_error(harness: Harness) -> None:
+    def fail(*_: object) -> Mutation:
+        raise ValueError("s3cr3t")
+
+    harness.mutate = fail
+    assert_fails(harness.post_to_mutate(review()), INTERNAL)
+    assert harness.count("driftwall_review_errors_total", status="500") == 1
+
+
+def test_what_the_mutating_webhook_needs_is_looked_up_and_its_failure_is_an_error(harness: Harness) -> None:
+    harness.mutate = lambda *_: (_ for _ in ()).throw(LookupNeeded(PARENT))
+    harness.objects.answer = failing_look_up
+    assert_fails(harness.post_to_mutate(review()), "it could not be looked up: because")
+    assert harness.objects.asked == [PARENT]
+
+
 # ── malformed calls ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -240,10 +354,10 @@ def test_another_method_is_refused_and_told_which_one_is_right(harness: Harness,
     still_decides(harness)
 
 
-@pytest.mark.parametrize("path", ["/", "/validate/", "/Validate", "/readyz", "/metrics", "//validate"])
+@pytest.mark.parametrize("path", ["/", "/validate/", "/mutate/", "/Validate", "/readyz", "/metrics", "//validate"])
 def test_another_path_is_not_found(harness: Harness, path: str) -> None:
     answer = harness.client.request("POST", path, b"{}", JSON)
-    assert (answer.status, answer.message) == (404, "there is nothing here; reviews are sent to /validate")
+    assert (answer.status, answer.message) == (404, "there is nothing here; reviews are sent to /validate or /mutate")
     still_decides(harness)
 
 
@@ -430,8 +544,124 @@ def test_a_look_up_that_fails_is_no_allow_and_its_reason_is_told(harness: Harnes
     still_decides(harness)
 
 
+def failing_look_up(_: ObjectRef) -> dict[str, Any] | None:
+    raise LookupFailed("it could not be looked up: because")
+
+
+OPENABLE = (
+    """\
+apiVersion: driftwall.io/v1alpha1
+kind: DriftwallConfig
+metadata:
+  name: default
+spec:
+  breakGlass:
+    groups: [sre]
+---
+"""
+    + POLICY
+)
+NAMESPACE = ObjectRef("", "v1", "namespaces", "", "shop")
+
+
+def namespace(**annotations: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "annotations": annotations}}
+
+
+OPEN = namespace(
+    **{
+        "driftwall.io/break-glass": "INC-1: checkout",
+        "driftwall.io/break-glass-by": "sam",
+        "driftwall.io/break-glass-expires": "2026-03-01T01:00:00Z",
+    }
+)
+
+
+def test_a_denial_rests_on_the_namespace_that_was_looked_up(harness: Harness) -> None:
+    harness.put(OPENABLE)
+    harness.objects.answer = lambda _: namespace()
+    assert harness.client.post(review()).json["response"]["allowed"] is False
+    harness.objects.answer = lambda _: OPEN
+    response = harness.client.post(review()).json["response"]
+    assert (response["allowed"], response["auditAnnotations"]) == (
+        True,
+        {"break-glass": "used by sam: INC-1: checkout"},
+    )
+    assert (harness.objects.asked, harness.objects.fresh) == ([NAMESPACE, NAMESPACE], [False, False])
+    denied, allowed = harness.logged()
+    assert (denied["breakGlass"], allowed["breakGlass"]["by"], allowed["breakGlass"]["action"]) == (None, "sam", "used")
+    assert harness.count("driftwall_break_glass_total", action="used") == 1
+
+
+def test_no_namespace_is_looked_up_for_a_write_that_is_allowed(harness: Harness) -> None:
+    harness.put(OPENABLE)
+    assert harness.client.post(review(object=deployment(2))).json["response"]["allowed"] is True
+    assert patch_of(harness.post_to_mutate(review(object=deployment(2)))) == []
+    assert harness.objects.asked == []
+
+
+def test_a_denial_by_what_was_kept_is_decided_again_by_what_is_there_now(harness: Harness) -> None:
+    harness.put(OPENABLE)
+    harness.objects.kept[NAMESPACE] = namespace()
+    harness.objects.answer = lambda _: OPEN
+    assert harness.client.post(review()).json["response"]["allowed"] is True
+    assert (harness.objects.asked, harness.objects.fresh) == ([NAMESPACE, NAMESPACE], [False, True])
+    harness.objects.answer = lambda _: namespace()
+    assert harness.client.post(review()).json["response"]["allowed"] is False
+    assert harness.objects.fresh == [False, True, False, True]
+
+
+def test_an_allow_by_what_was_kept_is_not_decided_again(harness: Harness) -> None:
+    harness.put(OPENABLE)
+    harness.objects.kept[NAMESPACE] = OPEN
+    assert harness.client.post(review()).json["response"]["allowed"] is True
+    assert harness.objects.fresh == [False]
+
+
+def test_the_mutating_webhook_too_looks_again_before_it_takes_a_glass_for_whole(harness: Harness) -> None:
+    harness.put(OPENABLE)
+    harness.objects.kept[NAMESPACE] = namespace()
+    harness.objects.answer = lambda _: OPEN
+    patched = applied(patch_of(harness.post_to_mutate(review())), deployment(5))
+    assert patched["metadata"]["labels"]["driftwall.io/drifted"] == "true"
+    assert harness.objects.fresh == [False, True]
+
+
+def test_a_look_up_that_could_have_opened_and_fails_leaves_a_denial_a_denial(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.put(OPENABLE)
+    harness.objects.answer = failing_look_up
+    answer = harness.client.post(review())
+    assert (answer.status, answer.json["response"]["allowed"]) == (200, False)
+    assert patch_of(harness.post_to_mutate(review())) == []
+    assert caplog.messages == ["going on without a look-up: it could not be looked up: because"] * 2
+
+
+def test_a_look_up_that_could_have_opened_and_takes_too_long_leaves_a_denial_a_denial(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def never(_: ObjectRef, *, fresh: bool) -> None:
+        await asyncio.Event().wait()
+
+    harness.put(OPENABLE)
+    monkeypatch.setattr(harness.objects, "get", never)
+    monkeypatch.setattr("webhook.server.LOOKUP_SECONDS", 0.01)
+    answer = harness.client.post(review())
+    assert (answer.status, answer.json["response"]["allowed"]) == (200, False)
+    assert caplog.messages == [
+        f"going on without a look-up: {NAMESPACE} could not be looked up within 0.01 s; try again"
+    ]
+
+
+def test_a_denial_is_a_denial_where_the_namespace_is_gone(harness: Harness) -> None:
+    harness.put(OPENABLE)
+    harness.objects.answer = lambda _: None
+    assert harness.client.post(review()).json["response"]["allowed"] is False
+
+
 def test_look_ups_that_take_too_long_together_are_no_allow(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def never(_: ObjectRef) -> None:
+    async def never(_: ObjectRef, *, fresh: bool) -> None:
         await asyncio.Event().wait()
 
     harness.decide = wanting(1)
@@ -446,7 +676,7 @@ def test_other_reviews_go_on_while_one_waits_for_a_look_up(harness: Harness, mon
     waiting, go_on = threading.Event(), asyncio.Event()
     loops: list[asyncio.AbstractEventLoop] = []
 
-    async def wait(_: ObjectRef) -> dict[str, Any]:
+    async def wait(_: ObjectRef, *, fresh: bool) -> dict[str, Any]:
         loops.append(asyncio.get_running_loop())
         waiting.set()
         await go_on.wait()

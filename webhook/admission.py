@@ -45,13 +45,17 @@ class UserInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ObjectRef(NamedTuple):
-    """The place of one object in the API; ``namespace`` is empty for a cluster-scoped one."""
+    """The place of one object in the API; ``namespace`` is empty for a cluster-scoped one.
+
+    A ``resource_version`` asks for the object as it is when that version is the newest: an older answer will not do.
+    """
 
     group: str
     version: str
     resource: str
     namespace: str
     name: str
+    resource_version: str = ""
 
     def __str__(self) -> str:
         where = f' in namespace "{self.namespace}"' if self.namespace else ""

@@ -1,277 +1,300 @@
-"""The wiring of ``driftwall serve``: settings to objects, and two uvicorn servers in one event loop.
+"""The wiring of ``driftwall serve``: settings to objects, and their life from start to end.
 
-A start that cannot succeed raises a DriftwallError. Signals: the first SIGTERM or SIGINT makes the process unready and
-lets requests in flight finish; a second one ends it at once.
+A start that cannot succeed raises a DriftwallError. Signals: the first SIGTERM makes the process unready, leaves it
+serving while its endpoint goes away, and lets requests in flight finish; SIGINT, a person's, does not wait for
+endpoints. A second signal ends it at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
+import secrets
 import signal
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-import uvicorn
 import uvloop
+from prometheus_client import CollectorRegistry
 
-from webhook import audit, management, pki, settings
-from webhook.cluster.connection import Offline, connect
-from webhook.cluster.objects import ObjectReader
-from webhook.cluster.traces import Traces
-from webhook.decision import decide
-from webhook.errors import CertificateError, DriftwallError
-from webhook.management import Readiness
+from webhook import audit, certificate, management, settings, webhook_config
+from webhook.certificate import Certificate, FileSource
+from webhook.cluster import leases
+from webhook.cluster.connection import ApiServer, Offline, connect
+from webhook.cluster.leases import Election
+from webhook.cluster.replicas import Replicas
+from webhook.cluster.resources import Resources
+from webhook.errors import SettingsError
 from webhook.metrics import Metrics
-from webhook.mutation import mutate
-from webhook.policy_store import PolicyStore
-from webhook.server import ReviewServer
-from webhook.settings import Address, Option, Settings
+from webhook.periodic import Periodic
+from webhook.readiness import FromThreads, Readiness, call_from_thread
+from webhook.reviewing import LOG_SECONDS, Alone, Reviewing, policy_source
+from webhook.rotation import Terms
+from webhook.servers import Application, Server, bound, listen
+from webhook.settings import Settings
+from webhook.tls import Material
+from webhook.upkeep import SETTLED_AFTER, Place, SecretSource
+from webhook.workers import Workers
 
-# The API server keeps idle connections for 90 s; a server that closes them sooner makes writes fail that are just being
-# sent. Prometheus and kubelet do not mind.
-KEEP_ALIVE_SECONDS: Final = 120
-# What is in flight at shutdown gets as long as the API server waits for a webhook by default; kubelet kills after 30 s.
-DRAIN_SECONDS: Final = 10
-# And what is idle gets this long to close properly: a client that is there answers at once, others never do.
-CLOSE_SECONDS: Final = 1.0
-# Connections that wait to be accepted; the kernel cuts it to its own limit (net.core.somaxconn).
-BACKLOG: Final = 2048
+__all__ = ["Application", "Server", "listen", "run"]
 
-Application = Callable[
-    [
-        MutableMapping[str, Any],
-        Callable[[], Awaitable[MutableMapping[str, Any]]],
-        Callable[[MutableMapping[str, Any]], Awaitable[None]],
-    ],
-    Awaitable[None],
-]
+# What everything of driftwall's own in its namespace is called that has no name of its own.
+LEASE: Final = "driftwall"
 
 _log = logging.getLogger(__name__)
 
 
-class Server(uvicorn.Server):
-    """A uvicorn server that leaves signals to its owner and says when it accepts connections."""
+class Front(Protocol):
+    """Whoever answers reviews: this process, or workers."""
 
-    def __init__(self, application: Application, sockets: list[socket.socket], tls: ssl.SSLContext | None) -> None:
-        config = uvicorn.Config(
-            application,
-            interface="asgi3",
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=DRAIN_SECONDS,
-            # No limit_concurrency: it counts idle connections too, and the API server keeps many.
-        )
-        config.load()
-        config.ssl = tls
-        super().__init__(config)
-        self._sockets = sockets
-        self.accepting = asyncio.Event()
+    looked: asyncio.Event
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Leave signals alone: they are for both servers together."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and tell those who wait for :attr:`accepting`."""
-        await super().startup(sockets=sockets)
-        self.accepting.set()
-
-    async def run_to_end(self) -> None:
-        """Serve until :meth:`drain`."""
-        await self.serve(sockets=self._sockets)
-
-    async def drain(self) -> None:
-        """Accept no more, wait until the requests in flight are answered, and close all connections."""
-        self.should_exit = True
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + CLOSE_SECONDS
-        while self.server_state.connections and loop.time() < give_up:
-            if self.server_state.tasks:
-                await asyncio.wait(self.server_state.tasks)
-                give_up = loop.time() + CLOSE_SECONDS
-            await asyncio.sleep(0.05)  # uvicorn, too, finds out by looking, every 0.1 s
-        self.force_exit = True
+    def install(self, material: Material, context: ssl.SSLContext) -> None: ...
+    def serving(self) -> list[str]: ...
+    def lead(self, leads: bool) -> None: ...
+    async def start(self, group: asyncio.TaskGroup) -> None: ...
+    async def refresh(self) -> None: ...
+    def retire(self) -> None: ...
+    async def drain(self) -> None: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
-    """What the servers are made of."""
+    """What there is before the event loop."""
 
-    review: Application
-    management: Application
-    readiness: Readiness
-    tls: ssl.SSLContext
-    listen: list[socket.socket]
-    management_listen: list[socket.socket]
+    config: Settings
+    connection: ApiServer | Offline
+    metrics: Metrics
+    turns: audit.Turns | None
+    listener: socket.socket
+    management_listener: socket.socket
 
 
 def run(config: Settings) -> int:
     """Serve until a signal comes; returns the exit code of the process: 0, or 128 and the signal that came second.
 
     Raises:
-        DriftwallError: what is wrong with settings, certificate, policies or addresses. Nothing was served.
+        DriftwallError: what is wrong with settings, certificate or addresses. Nothing was served. Policies that do not
+            load are no such thing: the process waits, unready, for better ones.
     """
-    metrics = Metrics(settings.version())
-    decisions = audit.LineWriter(1, on_drop=metrics.log_drop)
-    messages = audit.LineWriter(2)
+    turns = audit.Turns(audit.turns_file()) if config.workers > 1 else None
+    messages = audit.LineWriter(2, turns=turns)
     audit.log_to(messages)
-    objects = None
-    traces = None
     try:
-        readiness = Readiness(certificate="not loaded yet", policies="not loaded yet", listener="not started yet")
-        tls = tls_context(config)
-        readiness.clear("certificate")
-        store = PolicyStore(config.policies)
-        metrics.policies.set(len(store.load().policies))
-        readiness.clear("policies")
+        if config.tls_files is not None:
+            certificate.load(config)
+        certificate.client_ca(config)
         connection = connect(config.kubeconfig)
         if isinstance(connection, Offline):
+            if config.tls_files is None:
+                raise SettingsError(
+                    f"{settings.SERVICE.flag} without {settings.TLS_CERT.flag} needs a way to the API server "
+                    f"({connection.reason}); give {settings.KUBECONFIG.flag} FILE"
+                )
             _log.warning("offline, so writes that need a look-up will fail: %s", connection.reason)
-        objects = ObjectReader(connection, on_result=metrics.lookup)
-        traces = Traces(connection, on_result=metrics.trace)
-        review = ReviewServer(
-            policies=store,
-            decide=decide,
-            mutate=mutate,
-            objects=objects,
-            metrics=metrics,
-            log=audit.DecisionLog(decisions),
-            traces=traces,
-        )
+        policy_source(config, connection, lambda: False)  # for what it raises
         parts = _Parts(
-            review=review,
-            management=management.create(readiness, metrics.registry),
-            readiness=readiness,
-            tls=tls,
-            listen=[listen(settings.LISTEN, config.listen)],
-            management_listen=[listen(settings.MANAGEMENT_LISTEN, config.management_listen)],
+            config=config,
+            connection=connection,
+            metrics=Metrics(settings.version()),
+            turns=turns,
+            listener=listen(settings.LISTEN, config.listen),
+            management_listener=listen(settings.MANAGEMENT_LISTEN, config.management_listen),
         )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(parts))
     finally:
-        if objects is not None:
-            objects.close()
-        if traces is not None:
-            traces.close()
-        decisions.close()
-        messages.close()
+        messages.close(LOG_SECONDS)
 
 
 async def _serve(parts: _Parts) -> int:
-    """Run both servers to their end, which a signal starts."""
-    review = Server(parts.review, parts.listen, parts.tls)
-    manage = Server(parts.management, parts.management_listen, None)
-    signals: list[int] = []
-    stop = asyncio.Event()
-    this = asyncio.current_task()
-    assert this is not None  # noqa: S101 - for mypy: a coroutine that runs has a task
+    return await _Replica(parts).run()
 
-    def on_signal(number: int) -> None:
-        signals.append(number)
-        stop.set()
-        if len(signals) > 1:
+
+class _Replica:
+    """One replica, in the event loop of its first process."""
+
+    def __init__(self, parts: _Parts) -> None:
+        self._config = parts.config
+        self._parts = parts
+        self._loop = asyncio.get_running_loop()
+        self._metrics = parts.metrics
+        self._readiness = Readiness(certificate="not loaded yet", policies="not loaded yet", listener="not started yet")
+        self._resources = Resources(parts.connection)
+        self._election = self._candidate()
+        self._front = self._made_front()
+        self._certificate = Certificate(
+            install=self._install, health=FromThreads(self._readiness, self._loop), metrics=self._metrics
+        )
+        self._registry = self._made_registry()
+        self._first_certificate = asyncio.Event()
+        self._looked = asyncio.Event()
+        self._started = False
+        self._signals: list[int] = []
+        self._stop = asyncio.Event()
+        self._addresses = {
+            "listen": f"https://{bound(parts.listener)}",
+            "management": f"http://{bound(parts.management_listener)}",
+        }
+
+    async def run(self) -> int:
+        """Serve until a signal comes; see :func:`run`."""
+        this = asyncio.current_task()
+        assert this is not None  # noqa: S101 - for mypy: a coroutine that runs has a task
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._signal, number, this)
+        application = management.create(self._readiness, self._registry, self._front.refresh)
+        manage = Server(application, [self._parts.management_listener], None)
+        threads = self._threads()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(manage.run_to_end())
+                await manage.accepting.wait()
+                for thread in threads:
+                    thread.start()
+                starting = group.create_task(self._start(group))
+                await self._stop.wait()
+                starting.cancel()
+                await self._end()
+                # Only now, so that /readyz tells why until the last review is answered.
+                await manage.drain()
+        except asyncio.CancelledError:
+            if len(self._signals) > 1:
+                return 128 + self._signals[-1]  # what a shell reports for a process that a signal ended
+            raise
+        finally:
+            for thread in threads:
+                thread.close()
+            self._front.close()
+        return 0
+
+    async def _start(self, group: asyncio.TaskGroup) -> None:
+        """Begin to answer reviews, once there is a certificate, and say where."""
+        await self._looked.wait()
+        if not self._first_certificate.is_set():
+            _log.warning("not ready yet; /readyz says why", extra={"data": self._addresses})
+        await self._first_certificate.wait()
+        self._started = True
+        await self._front.start(group)
+        self._readiness.clear("listener")
+        await self._front.looked.wait()
+        if not self._readiness.ready.is_set():
+            _log.warning("not ready yet; /readyz says why", extra={"data": self._addresses})
+        await self._readiness.ready.wait()
+        _log.info("ready", extra={"data": self._addresses})
+
+    async def _end(self) -> None:
+        """Let the clients go, then the requests in flight end."""
+        self._readiness.block("shutdown", "finishing the requests in flight")
+        _log.info("shutting down; a second signal ends it at once")
+        if not self._started:
+            return
+        self._front.retire()
+        if self._signals[0] == signal.SIGTERM:
+            await asyncio.sleep(self._config.shutdown_delay)
+        await self._front.drain()
+
+    def _signal(self, number: int, this: asyncio.Task[Any]) -> None:
+        self._signals.append(number)
+        self._stop.set()
+        if len(self._signals) > 1:
             this.cancel()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    try:
-        async with asyncio.TaskGroup() as group:
-            reviewing = group.create_task(review.run_to_end())
-            group.create_task(manage.run_to_end())
-            await review.accepting.wait()
-            await manage.accepting.wait()
-            parts.readiness.clear("listener")
-            addresses = {
-                "listen": f"https://{_bound(parts.listen[0])}",
-                "management": f"http://{_bound(parts.management_listen[0])}",
-            }
-            _log.info("ready", extra={"data": addresses})
-            await stop.wait()
-            parts.readiness.block("shutdown", "finishing the requests in flight")
-            _log.info("shutting down; a second signal ends it at once")
-            await review.drain()
-            await reviewing
-            # Only now, so that /readyz tells why until the last review is answered.
-            await manage.drain()
-    except asyncio.CancelledError:
-        if len(signals) > 1:
-            return 128 + signals[-1]  # what a shell reports for a process that a signal ended
-        raise
-    return 0
+    # What it is made of
 
+    def _made_front(self) -> Front:
+        parts, leads = self._parts, self._election.leads if self._election else lambda: True
+        if self._config.workers > 1:
+            assert parts.turns is not None  # noqa: S101 - for mypy: see run
+            self._readiness.clear("policies")  # each worker has its own
+            return Workers(
+                self._config,
+                parts.listener,
+                metrics=self._metrics,
+                readiness=self._readiness,
+                leads=leads,
+                turns=parts.turns,
+            )
+        reviewing = Reviewing(
+            self._config, connection=parts.connection, metrics=self._metrics, readiness=self._readiness, leads=leads
+        )
+        return Alone(reviewing, [parts.listener], self._metrics)
 
-def tls_context(config: Settings, now: datetime | None = None) -> ssl.SSLContext:
-    """What ``/validate`` is served with: TLS 1.2 or later, HTTP/1.1, and clients' certificates where a CA is given.
+    def _made_registry(self) -> CollectorRegistry:
+        if not isinstance(self._front, Workers):
+            return self._metrics.registry
+        registry = CollectorRegistry()
+        registry.register(self._front.metrics)
+        return registry
 
-    Raises:
-        CertificateError: a file cannot be read, or what is in it cannot be served at ``now``.
-    """
-    certificate, key = _read(settings.TLS_CERT, config.tls_cert), _read(settings.TLS_KEY, config.tls_key)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION  # it would cost us more than the client who asks
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        pki.check(certificate, key, now=now or datetime.now(UTC))
-    except CertificateError as error:
-        raise CertificateError(f"{config.tls_cert} with {config.tls_key}: {error}") from None
-    try:
-        context.load_cert_chain(config.tls_cert, config.tls_key, password="")
-    except (ssl.SSLError, OSError) as error:
-        raise CertificateError(f"{config.tls_cert} with {config.tls_key} cannot be served: {error}") from None
-    if config.client_ca is not None:
-        authorities = _read(settings.CLIENT_CA, config.client_ca)
-        try:
-            pki.check_ca(authorities)
-            context.load_verify_locations(cadata=authorities.decode("ascii"))
-        except (CertificateError, ssl.SSLError, UnicodeDecodeError) as error:
-            raise CertificateError(f"{settings.CLIENT_CA.flag}: {config.client_ca}: {error}") from None
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
+    def _install(self, material: Material, context: ssl.SSLContext) -> None:
+        self._front.install(material, context)
+        call_from_thread(self._loop, self._first_certificate.set)
 
+    def _candidate(self) -> Election | None:
+        """Who takes part in the election, where there is one."""
+        if self._config.service is None or isinstance(self._parts.connection, Offline):
+            return None
+        return Election(
+            self._resources,
+            path=leases.path_of(self._config.service.namespace, LEASE),
+            identity=f"{socket.gethostname()}_{secrets.token_hex(4)}",
+            on_change=self._lead,
+        )
 
-def listen(option: Option, address: Address) -> socket.socket:
-    """A socket bound to ``address`` that takes connections already. ``[::]`` takes those over IPv4 too.
+    def _lead(self, leads: bool) -> None:
+        self._metrics.leader.set(leads)
+        self._front.lead(leads)
 
-    Raises:
-        DriftwallError: the address cannot be had.
-    """
-    try:
-        infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, *_, sockaddr = infos[0]
-        every = family == socket.AF_INET6 and sockaddr[0] == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server(sockaddr, family=family, backlog=BACKLOG, dualstack_ipv6=every)
-    except OSError as error:
-        # Python adds the address to strerror; a name that does not resolve has a number of its own, below zero.
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise DriftwallError(f"{option.flag}: cannot listen on {address}: {reason}") from error
+    def _threads(self) -> list[Periodic]:
+        """What goes on beside the replies."""
+        election, interval = self._election, self._config.reload_interval
+        threads = []
+        if election is not None:
+            threads.append(Periodic("lease", election.step, leases.RETRY, last=election.release))
+        if self._config.tls_files is not None:
+            step = FileSource(self._config, self._certificate).step
+            threads.append(Periodic("certificate", self._looking(step), interval))
+        else:
+            source = self._secret_source()
+            threads.append(Periodic("certificate", self._looking(source.step), interval, last=source.withdraw))
+        return threads
 
+    def _looking(self, step: Callable[[], None]) -> Callable[[], None]:
+        """``step``, and that it was done once."""
 
-def _bound(listener: socket.socket) -> Address:
-    host, port = listener.getsockname()[:2]
-    return Address(host=host, port=port)
+        def look() -> None:
+            try:
+                step()
+            finally:
+                call_from_thread(self._loop, self._looked.set)
 
+        return look
 
-def _read(option: Option, path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CertificateError(f"{option.flag}: {path} cannot be read: {error.strerror}") from error
+    def _secret_source(self) -> SecretSource:
+        config, election = self._config, self._election
+        assert config.service is not None  # noqa: S101 - for mypy: there are settings for one or the other
+        assert election is not None  # noqa: S101 - for mypy: run has seen to it
+        place = Place(service=config.service, secret=config.tls_secret, configurations=webhook_config.NAME)
+        replicas = Replicas(
+            self._resources,
+            path=leases.path_of(config.service.namespace, LEASE),
+            identity=secrets.token_hex(4),
+            host=socket.gethostname(),
+            look=config.reload_interval,
+        )
+        return SecretSource(
+            self._resources,
+            place=place,
+            terms=Terms(hosts=place.hosts, lifetime=config.certificate_lifetime, ca_lifetime=config.ca_lifetime),
+            certificate=self._certificate,
+            replicas=replicas,
+            leads=election.leads,
+            serving=self._front.serving,
+            client_ca=lambda: certificate.client_ca(config),
+            settled_after=SETTLED_AFTER * config.reload_interval,
+        )

@@ -5,13 +5,16 @@ Neither ever waits for its reader: lines go through a bounded queue, and what do
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 import queue
 import select
+import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -100,16 +103,48 @@ def _timestamp(time: datetime) -> str:
     return time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
+class Turns:
+    """Lets processes that write to the same descriptors do so one after the other.
+
+    A pipe takes 4 KiB at once and no more, so lines of several would be mixed. ``file`` is one that all of them have
+    open, for writing; the kernel takes a turn back from a process that ends.
+    """
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+
+    @contextlib.contextmanager
+    def of(self, descriptor: int) -> Iterator[None]:
+        """Wait for the turn to write to ``descriptor``, for as long as its reader takes."""
+        # One byte of the file for each descriptor: a reader of one who stalls is not in the way of the other.
+        fcntl.lockf(self.file, fcntl.LOCK_EX, 1, descriptor)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self.file, fcntl.LOCK_UN, 1, descriptor)
+
+
+def turns_file() -> int:
+    """A file for :class:`Turns`, in memory where the system has such; a descriptor for the life of the process."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("turns")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
 class LineWriter:
     """Writes lines to a file descriptor from a thread of its own.
 
     :meth:`write` never waits. ``on_drop`` is called with the number of lines lost: because too many wait, or because
-    the descriptor does not take them (a closed pipe, a full disk).
+    the descriptor does not take them (a closed pipe, a full disk). ``turns`` is for processes that share it.
     """
 
-    def __init__(self, descriptor: int, *, on_drop: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, descriptor: int, *, on_drop: Callable[[int], None] | None = None, turns: Turns | None = None
+    ) -> None:
         self._descriptor = descriptor
         self._on_drop = on_drop
+        self._turns = turns
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting = 0
@@ -151,7 +186,8 @@ class LineWriter:
                 continue
             # A line that was cut off by an error ends here, so that it spoils no other.
             data = (b"\n" if torn else b"") + b"\n".join(batch) + b"\n"
-            written = self._write_all(data)
+            with self._turns.of(self._descriptor) if self._turns else contextlib.nullcontext():
+                written = self._write_all(data)
             if written < len(data):
                 torn = torn or written > 0
                 self._dropped(len(batch))

@@ -127,11 +127,14 @@ def stamps(asked: Wish, user: UserInfo, longest: timedelta, now: datetime) -> di
 def opening(obj: meta.Object | None, rule: BreakGlass, now: datetime) -> Opening | None:
     """The opening that the stored ``obj`` carries and that is in force at ``now``, or None.
 
-    One that lasts longer than ``rule`` allows was not stamped by us, or the rule has become stricter since.
+    One that lasts longer than ``rule`` allows, or for no such reason, was not stamped by us, or the rule has become
+    stricter since.
     """
     annotations: Mapping[str, Any] = meta.annotations_of(obj)
     reason, by = annotations.get(REASON), annotations.get(BY)
-    if not isinstance(reason, str) or not isinstance(by, str) or not by:
+    if not isinstance(reason, str) or not reason.strip() or not isinstance(by, str) or not by:
+        return None
+    if rule.reason is not None and not rule.reason.matches(reason):
         return None
     expires = read_time(annotations.get(EXPIRES))
     if expires is None or not now < expires <= now + rule.max_duration + SKEW:
@@ -145,9 +148,9 @@ def read_time(text: Any) -> datetime | None:
         return None
     try:
         time = datetime.fromisoformat(text)
-    except ValueError:
+        return time.astimezone(UTC) if time.tzinfo is not None else None
+    except (ValueError, OverflowError):  # in UTC it may be before the year 1, or after 9999
         return None
-    return time.astimezone(UTC) if time.tzinfo is not None else None
 
 
 def write_time(time: datetime) -> str:

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from webhook import breakglass, guard, meta, tags
+from webhook import breakglass, guard, meta, own_objects, tags
 from webhook.admission import ObjectRef, Review, UserInfo
 from webhook.breakglass import BreakGlass, Opening
-from webhook.fieldpath import PathSet
+from webhook.diff import Position
+from webhook.fieldpath import Path, PathSet
 from webhook.identity import Writer, is_node, is_proven
 from webhook.messages import Refusal, denial, warning
+from webhook.ownership import made_by_controller
 from webhook.policy import DRY_RUN, ENFORCE, TAG, WARN, Candidate, Policy, Snapshot
 from webhook.protection import STRICTNESS, Finding, Judged, Note, guardian_rank, judge, path_of
 from webhook.subject import (
@@ -28,11 +30,12 @@ from webhook.subject import (
     scale_target,
     subject_of,
     with_owners,
+    with_ownership,
 )
 from webhook.text import cut, escaped
 from webhook.tools import Claim, ManagedBy, claims
 
-__all__ = ["BreakGlassUse", "Decision", "FieldChange", "LookupNeeded", "Violation", "decide"]
+__all__ = ["BreakGlassUse", "Decision", "FieldChange", "LookupNeeded", "Violation", "decide", "drift_of"]
 
 _VERDICTS: Final[Mapping[str, str]] = {ENFORCE: "deny", WARN: "warn", TAG: "tag", DRY_RUN: DRY_RUN}
 #: Characters of one audit annotation: enough for the names of the policies; the decision log has all.
@@ -81,7 +84,8 @@ class BreakGlassUse:
 class Decision:
     """The verdict, and all that log, metrics and the person at the keyboard are told of it.
 
-    ``tagged`` are the violations whose write is to leave a mark on the object.
+    ``indirect`` says that it is about another object than the one written: the workload of an autoscaler. ``tagged``
+    are the violations whose write is to leave a mark on the object.
     """
 
     allowed: bool
@@ -93,14 +97,27 @@ class Decision:
     message: str = ""
     warnings: tuple[str, ...] = ()
     audit_annotations: dict[str, str] = field(default_factory=dict)
+    indirect: bool = False
 
     @property
     def tagged(self) -> tuple[Violation, ...]:
         """See the class."""
-        if not self.allowed:
+        if not self.allowed or self.indirect:
             return ()
         broken = self.break_glass.violations if self.break_glass is not None else ()
         return (*broken, *(violation for violation in self.violations if violation.mode == TAG))
+
+
+def drift_of(review: Review, decision: Decision, now: datetime) -> str:
+    """What the mark says of a write that ``decision`` lets through: the annotation of :mod:`webhook.tags`."""
+    glass = decision.break_glass
+    return tags.content(
+        by=review.user.username,
+        at=now,
+        policies=[violation.name for violation in decision.tagged],
+        fields=list(dict.fromkeys(change.path for violation in decision.tagged for change in violation.fields)),
+        reason=glass.reason if glass is not None and glass.violations else "",
+    )
 
 
 def decide(review: Review, snapshot: Snapshot, objects: Objects, now: datetime) -> Decision:
@@ -129,6 +146,9 @@ def decide(review: Review, snapshot: Snapshot, objects: Objects, now: datetime) 
     trusted = config.trusted.find(user)
     writer = f"trusted:{trusted.name}" if trusted is not None else _class(config.automation.find(user))
 
+    if refusal := own_objects.refusal(review):
+        return _refused(own_objects.RULE, refusal, writer)
+
     if review.namespace and config.exempt_namespaces.matches(review.namespace):
         return Decision(allowed=True, writer=writer)
 
@@ -147,8 +167,9 @@ def decide(review: Review, snapshot: Snapshot, objects: Objects, now: datetime) 
     if decision.allowed and (target := scale_target(review, objects)) is not None:
         ref = target.ref
         indirect = _weigh(context, target, _candidates(context, ref.resource, ref.group, "scale"))
-        if indirect.mode is not None and (decision.mode is None or not indirect.allowed):
-            return indirect
+        silent = decision.mode is None and decision.break_glass is None
+        if not indirect.allowed or (silent and (indirect.mode is not None or indirect.break_glass is not None)):
+            return replace(indirect, indirect=True)
     return decision
 
 
@@ -185,15 +206,21 @@ def _weigh(context: _Context, subject: Subject, candidates: Sequence[Candidate])
     if not found and any(candidate.policy.children for candidate in candidates):
         subject, found, owner = _owned(context, subject)
     meant = [
-        c for c in candidates if _is_meant(c, found, subject, owner) and c.policy.trusted.find(context.user) is None
+        _with_owner(c, owner)
+        for c in candidates
+        if _is_meant(c, found, subject, owner) and c.policy.trusted.find(context.user) is None
     ]
+    if found and owner is None and any(c.policy.declared for c in meant):
+        subject = with_ownership(subject, context.objects)
     case = _Case(subject=subject, claims=found, owner=owner, meant=meant)
     glass = _glass_work(context, case)
     retagged = subject.new is not None and tags.changed(subject.old, subject.new)
     if not meant and glass is None:
         return Decision(allowed=True, writer=_excused(context, candidates), managed_by=case.managed_by)
     decision = _conclude(context, case, glass, _GLASS_AND_TAGS)
-    if retagged and not (decision.tagged and tags.is_ours(subject.new, context.user.username, context.now)):
+    if retagged and not (
+        decision.tagged and tags.is_ours(subject.new, drift_of(context.review, decision, context.now))
+    ):
         decision = _conclude(context, case, glass, _GLASS)
     return decision
 
@@ -262,6 +289,13 @@ def _is_meant(candidate: Candidate, managers: Sequence[Claim], subject: Subject,
     return _selects_labels(policy, subject)
 
 
+def _with_owner(candidate: Candidate, owner: ObjectRef | None) -> Candidate:
+    """``candidate``, about all of a child whose owner it names, whatever else it names."""
+    if candidate.whole or owner is None or not candidate.policy.match.names(owner.group, owner.resource, ""):
+        return candidate
+    return replace(candidate, whole=candidate.policy.children)
+
+
 def _selects_labels(policy: Policy, subject: Subject) -> bool:
     selector = policy.match.object_selector
     return selector is None or any(selector.matches(meta.labels_of(side)) for side in subject.sides)
@@ -317,8 +351,24 @@ def _glass_work(context: _Context, case: _Case) -> _GlassWork | None:
 
 
 def _rules(context: _Context, case: _Case) -> list[BreakGlass | None]:
-    """The rules that a break-glass has to meet: of every policy about the object; of a Namespace, what it opens."""
-    rules = [candidate.policy.break_glass for candidate in case.meant]
+    """The rules that a break-glass has to meet: of every policy that it may open.
+
+    That is each one that enforces and is about the object, whatever operation, subresource or child it guards there. A
+    Namespace's is held to the configuration's rule, too, since it opens what is inside.
+    """
+    ref = case.subject.ref
+    rules = [
+        policy.break_glass
+        for policy in context.snapshot.policies
+        if policy.mode == ENFORCE
+        and policy.match.in_namespace(context.review.namespace)
+        and _is_meant(
+            Candidate(policy=policy, direct=policy.match.names_any(ref.group, ref.resource) or policy.children),
+            case.claims,
+            case.subject,
+            case.owner,
+        )
+    ]
     if not rules or is_namespace(context.review):
         rules.append(context.snapshot.config.break_glass)
     return list(dict.fromkeys(rules))
@@ -334,7 +384,8 @@ def _opening(context: _Context, case: _Case, policy: Policy, glass: _GlassWork |
         expires = breakglass.read_time(meta.annotations_of(subject.new).get(breakglass.EXPIRES))
         return Opening(by=context.user.username, reason=glass.wish.reason, expires=expires), str(subject.ref)
     for ref, obj in ((subject.ref, subject.old), *subject.owners):
-        if (found := breakglass.opening(obj, rule, context.now)) is not None:
+        found = breakglass.opening(obj, rule, context.now)
+        if found is not None and not _is_copied(obj):
             return found, str(ref)
     # Only now, and only for a write that is denied otherwise: this may take a look-up.
     if policy.mode != ENFORCE or not context.review.namespace or is_namespace(context.review):
@@ -346,6 +397,25 @@ def _opening(context: _Context, case: _Case, policy: Policy, glass: _GlassWork |
     # Who broke it was held to the configuration's rule; a policy's own may be stricter.
     same_rule = rule == context.snapshot.config.break_glass
     return (found, str(ref)) if same_rule or found.by in rule.users else None
+
+
+def _is_copied(obj: meta.Object | None) -> bool:
+    """Whether a controller wrote the object's break-glass: a copy of what a template or an owner says of itself.
+
+    A person who may write the one may not thereby open the other.
+    """
+    if obj is None or meta.controller_of(obj) is None:
+        return False
+    made = made_by_controller(obj)
+    return any(_reaches(made, ("metadata", "annotations", key)) for key in breakglass.KEYS)
+
+
+def _reaches(position: Position | None, path: Path) -> bool:
+    for element in path:
+        if position is None or position.covers:
+            break
+        position = position.step(element)
+    return position is not None
 
 
 # ── the answer ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -438,12 +508,12 @@ def _audit(violations: Sequence[Violation], mode: str | None, use: BreakGlassUse
     return {key: cut(escaped(value), _MAX_AUDIT) for key, value in annotations.items()}
 
 
-def _refused(name: str, message: str) -> Decision:
+def _refused(name: str, message: str, writer: str = "untrusted") -> Decision:
     """A denial by a rule of the configuration rather than by a policy."""
     violation = Violation(name=name, mode=ENFORCE, verdict="deny")
     return Decision(
         allowed=False,
-        writer="untrusted",
+        writer=writer,
         mode=ENFORCE,
         violations=(violation,),
         message=message,

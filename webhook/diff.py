@@ -6,9 +6,10 @@ Maps are compared field by field, keyed lists by key, sets as sets, atomic lists
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import zip_longest
+from dataclasses import dataclass, field
+from itertools import islice, zip_longest
 from typing import Any, Final, Protocol, TypeAlias
 
 from webhook.fieldpath import Element, Index, Item, Member, Path, format_path
@@ -26,14 +27,34 @@ class _Absent:
 ABSENT: Final = _Absent()
 
 
+#: What strictly_equal found of pairs of containers, by their ids: for as long as they live.
+_Known: TypeAlias = dict[tuple[int, int], bool]
+
+#: Changes that one diff tells of. A person's edit has a few; more of them are told as changes of what holds them.
+MAX_CHANGES: Final = 1000
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Change:
     """One place that differs. ``old`` or ``new`` is ABSENT where the place was added or removed."""
 
-    path: Path
     old: Any
     new: Any
     schema: Schema
+    # A path is made when it is asked for: a hostile object has a hundred thousand places, hundreds of levels deep.
+    _above: Change | None = field(repr=False)
+    _element: Element = field(repr=False)
+    _known: _Known = field(repr=False)
+
+    @property
+    def path(self) -> Path:
+        """Where it is; empty for the object itself."""
+        elements: list[Element] = []
+        change = self
+        while change._above is not None:
+            elements.append(change._element)
+            change = change._above
+        return tuple(reversed(elements))
 
     @property
     def operation(self) -> str:
@@ -45,14 +66,47 @@ class Change:
     def expand(self) -> Iterator[Change]:
         """The difference one level down, as if what is absent were an empty container. Nothing for scalars."""
         if isinstance(self.old, dict) or isinstance(self.new, dict):
-            yield from _fields(_dict(self.old), _dict(self.new), self.path, self.schema)
+            yield from self._fields(_dict(self.old), _dict(self.new))
         if isinstance(self.old, list) or isinstance(self.new, list):
             old, new = _list(self.old), _list(self.new)
             places = _places(old, new, self.schema)
-            if places is None:
-                yield from _positions(old, new, self)
-            else:
-                yield from _items(places, self)
+            yield from self._positions(old, new) if places is None else self._items(places)
+
+    def inner(self) -> Iterator[Change] | None:
+        """The differences that this one is made of, one level down; None if it is one by itself."""
+        if isinstance(self.old, dict) and isinstance(self.new, dict):
+            return self._fields(self.old, self.new)
+        if isinstance(self.old, list) and isinstance(self.new, list):
+            places = _places(self.old, self.new, self.schema)
+            return None if places is None else self._items(places)
+        return None
+
+    def _fields(self, old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
+        for name, value in old.items():
+            other = new.get(name, ABSENT)
+            if not strictly_equal(value, other, self._known):
+                yield self._below(name, value, other, self.schema.field(name))
+        for name, value in new.items():
+            if name not in old:
+                yield self._below(name, ABSENT, value, self.schema.field(name))
+
+    def _items(self, places: _Places) -> Iterator[Change]:
+        inner = self.schema.item()
+        for element, old, new in places.values():
+            # A key may occur twice (ports, env): items that share one are paired in their order.
+            for before, after in zip_longest(old, new, fillvalue=ABSENT):
+                if not strictly_equal(before, after, self._known):
+                    place = Item(element.keys, (before, after)) if isinstance(element, Item) else element
+                    yield self._below(place, before, after, inner)
+
+    def _positions(self, old: list[Any], new: list[Any]) -> Iterator[Change]:
+        inner = self.schema.item()
+        for position, (before, after) in enumerate(zip_longest(old, new, fillvalue=ABSENT)):
+            if not strictly_equal(before, after, self._known):
+                yield self._below(Index(position, (before, after)), before, after, inner)
+
+    def _below(self, element: Element, old: Any, new: Any, schema: Schema) -> Change:
+        return Change(old, new, schema, self, element, self._known)
 
     def __str__(self) -> str:
         return f"{format_path(self.path)} {self.operation}"
@@ -67,8 +121,6 @@ def _list(value: Any) -> list[Any]:
 
 
 _CONTAINERS: Final = (dict, list)
-#: What strictly_equal found of pairs of containers, by their ids: for as long as they live.
-_Known: TypeAlias = dict[tuple[int, int], bool]
 
 
 def strictly_equal(old: Any, new: Any, known: _Known | None = None) -> bool:
@@ -102,41 +154,25 @@ def strictly_equal(old: Any, new: Any, known: _Known | None = None) -> bool:
 def diff(old: dict[str, Any], new: dict[str, Any], schema: Schema) -> list[Change]:
     """Every place where ``new`` differs from ``old``, sorted by path.
 
-    A place that is there on one side alone is one change, whatever is below it; :meth:`Change.expand` goes further.
+    A place that is there on one side alone is one change, whatever is below it, and so is one that holds more than
+    MAX_CHANGES differences; :meth:`Change.expand` goes further.
     """
     changes: list[Change] = []
-    known: _Known = {}
-    for change in _fields(old, new, (), schema, known):
-        _descend(change, known, changes)
+    waiting = deque(Change(old, new, schema, None, "", {}).expand())
+    while waiting:
+        change = waiting.popleft()
+        inner = change.inner()
+        if inner is None:
+            changes.append(change)
+            continue
+        room = max(0, MAX_CHANGES - len(changes) - len(waiting))
+        further = list(islice(inner, room + 1))
+        if len(further) > room:
+            changes.append(change)
+        else:
+            waiting.extend(further)
     changes.sort(key=lambda change: format_path(change.path))
     return changes
-
-
-def _descend(change: Change, known: _Known, found: list[Change]) -> None:
-    inner: Iterable[Change] | None = None
-    if isinstance(change.old, dict) and isinstance(change.new, dict):
-        inner = _fields(change.old, change.new, change.path, change.schema, known)
-    elif isinstance(change.old, list) and isinstance(change.new, list):
-        places = _places(change.old, change.new, change.schema)
-        if places is not None:
-            inner = _items(places, change, known)
-    if inner is None:
-        found.append(change)
-        return
-    for further in inner:
-        _descend(further, known, found)
-
-
-def _fields(
-    old: dict[str, Any], new: dict[str, Any], path: Path, schema: Schema, known: _Known | None = None
-) -> Iterator[Change]:
-    for name, value in old.items():
-        other = new.get(name, ABSENT)
-        if not strictly_equal(value, other, known):
-            yield Change((*path, name), value, other, schema.field(name))
-    for name, value in new.items():
-        if name not in old:
-            yield Change((*path, name), ABSENT, value, schema.field(name))
 
 
 _Places: TypeAlias = dict[str, tuple[Item | Member, list[Any], list[Any]]]
@@ -168,23 +204,6 @@ def _item(item: Any, keys: Iterable[str]) -> Item | None:
         return None
     values = tuple((key, item.get(key, KEY_DEFAULTS.get(key))) for key in keys)
     return None if any(isinstance(value, dict | list) for _, value in values) else Item(values)
-
-
-def _items(places: _Places, change: Change, known: _Known | None = None) -> Iterator[Change]:
-    inner = change.schema.item()
-    for element, old, new in places.values():
-        # A key may occur twice (ports, env): items that share one are paired in their order.
-        for before, after in zip_longest(old, new, fillvalue=ABSENT):
-            if not strictly_equal(before, after, known):
-                place = Item(element.keys, (before, after)) if isinstance(element, Item) else element
-                yield Change((*change.path, place), before, after, inner)
-
-
-def _positions(old: list[Any], new: list[Any], change: Change) -> Iterator[Change]:
-    inner = change.schema.item()
-    for position, (before, after) in enumerate(zip_longest(old, new, fillvalue=ABSENT)):
-        if not strictly_equal(before, after):
-            yield Change((*change.path, Index(position, (before, after))), before, after, inner)
 
 
 class Position(Protocol):
@@ -223,7 +242,8 @@ class Union:
 def select(changes: Iterable[Change], wanted: Position, ignored: Position | None = None) -> list[Change]:
     """The changes that touch ``wanted`` in a place that is not in ``ignored``, in their order.
 
-    An added container is reported by those of its parts that are wanted; anything else by its own path.
+    An added container is reported by those of its parts that are wanted, if they are not very many; anything else by
+    its own path.
     """
     found: list[Change] = []
     for change in changes:
@@ -235,7 +255,8 @@ def select(changes: Iterable[Change], wanted: Position, ignored: Position | None
             if besides is not None and not besides.covers:
                 besides = besides.step(element)
         if position is not None:
-            found += _touched(change, position, besides)
+            touched = _touched(change, position, besides)
+            found += touched if len(found) + len(touched) <= MAX_CHANGES else [change] if touched else []
     return found
 
 
@@ -246,18 +267,17 @@ def _touched(change: Change, wanted: Position, ignored: Position | None) -> list
         return [change]
     if (wanted.covers or wanted.owns_container) and _replaced(change, ignored):
         return [change]
-    children = list(change.expand())
-    if not children:
-        return [change] if wanted.covers else []
     found: list[Change] = []
-    for child in children:
-        element = child.path[-1]
+    is_scalar = True
+    for child in change.expand():
+        is_scalar = False
+        element = child._element
         inner = wanted if wanted.covers else wanted.step(element)
         if inner is not None:
             found += _touched(child, inner, ignored.step(element) if ignored is not None else None)
-    if change.old is ABSENT:
-        return found
-    return [change] if found else []
+        if found and (change.old is not ABSENT or len(found) > MAX_CHANGES):
+            return [change]
+    return [change] if is_scalar and wanted.covers else found
 
 
 def _replaced(change: Change, ignored: Position | None) -> bool:

@@ -33,7 +33,10 @@ _LOADER: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
 class Problem:
-    """Something wrong in a policy file. ``line`` counts from 1; ``path`` is empty where the whole document is meant."""
+    """Something wrong in a policy. ``path`` is empty where the whole document is meant.
+
+    ``line`` counts from 1; 0 where there are no lines, as in a custom resource, whose ``file`` is its place in the API.
+    """
 
     file: str
     line: int
@@ -42,7 +45,8 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.path}: " if self.path else ""
-        return f"{escaped(self.file)}:{self.line}: {place}{self.message}"
+        line = f":{self.line}" if self.line else ""
+        return f"{escaped(self.file)}{line}: {place}{self.message}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

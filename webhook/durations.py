@@ -35,6 +35,11 @@ def parse_duration(text: str) -> timedelta:
     return timedelta(microseconds=int(seconds * 10**6))
 
 
+def write_duration(duration: timedelta) -> str:
+    """``duration`` in seconds, so that :func:`parse_duration` gives it back."""
+    return f"{Decimal(duration // timedelta(microseconds=1)) / 10**6:f}s"
+
+
 def _advice(number: str, unit: str) -> str:
     if not unit:
         return f"{number} has no unit; write {number}s, {number}m or {number}h"

@@ -5,7 +5,10 @@ DriftwallError
 ├── LookupFailed         an object that the verdict depends on could not be had: an HTTP 500
 ├── PolicyError          the policies do not load; carries every problem found
 ├── SettingsError        a flag or an environment variable is wrong
-└── CertificateError     a certificate or key cannot be read, does not match, or is not valid
+├── CertificateError     a certificate or key cannot be read, does not match, or is not valid
+│   └── NotYetValid      it will be: somebody's clock is wrong
+└── ClusterError         the API server refused or failed a call that no review waits for
+    └── Conflict         somebody else wrote the object first
 
 A refused write is no error: it is a Decision.
 """
@@ -44,3 +47,15 @@ class SettingsError(DriftwallError):
 
 class CertificateError(DriftwallError):
     """A certificate or key cannot be read, does not match, or is not valid now."""
+
+
+class NotYetValid(CertificateError):
+    """A certificate is valid later: a reason to look at the clock, and none to replace it."""
+
+
+class ClusterError(DriftwallError):
+    """The API server refused or failed a call of driftwall's own upkeep, which tries again."""
+
+
+class Conflict(ClusterError):
+    """Somebody else wrote the object since it was read; read it again."""

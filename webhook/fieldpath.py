@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from webhook.globs import Glob, is_glob
 
@@ -48,26 +48,35 @@ class Index:
 Element: TypeAlias = str | Item | Member | Index
 Path: TypeAlias = tuple[Element, ...]
 
+#: Characters of one path as text. Those of real objects have a few hundred.
+MAX_TEXT: Final = 2000
+
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_/:@-][A-Za-z0-9_./:@-]*\Z")
 
 
 def format_path(path: Path) -> str:
-    """The place as a policy would write it: ``spec.containers[name=web].env[name='A B'].value``."""
+    """The place as a policy would write it: ``spec.containers[name=web].env[name='A B'].value``.
+
+    At most MAX_TEXT characters of it, so that a thousand places of a hostile object fit into memory.
+    """
     text = ""
     for element in path:
         match element:
             case str():
-                if _PLAIN_NAME.match(element):
-                    text += f".{element}" if text else element
+                name = element[: MAX_TEXT + 1]
+                if _PLAIN_NAME.match(name):
+                    text += f".{name}" if text else name
                 else:
-                    text += f"[{_quote(element)}]"
+                    text += f"[{_quote(name)}]"
             case Item():
                 text += "[" + ",".join(f"{name}={_scalar(value)}" for name, value in element.keys) + "]"
             case Member():
                 text += f"[={_scalar(element.value)}]"
             case Index():
                 text += f"[{element.position}]"
+        if len(text) > MAX_TEXT:
+            return text[: MAX_TEXT - 1] + "…"
     return text
 
 
@@ -81,7 +90,7 @@ def scalar_text(value: Any) -> str:
 
 
 def _scalar(value: Any) -> str:
-    text = scalar_text(value)
+    text = scalar_text(value)[: MAX_TEXT + 1]
     return text if _PLAIN_VALUE.match(text) else _quote(text)
 
 

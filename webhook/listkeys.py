@@ -111,7 +111,10 @@ _NOTHING: Final[Mapping[tuple[str, ...], ListType]] = {}
 
 
 class Schema:
-    """A place in an object's structure, from which the type of the list there can be asked."""
+    """A place in an object's structure, from which the type of the list there can be asked.
+
+    What a document owns whole is atomic, and so are all lists below it.
+    """
 
     __slots__ = ("_fields", "_item", "_names", "_table", "_tiers")
 
@@ -138,7 +141,10 @@ class Schema:
         found = self._fields.get(name)
         if found is None:
             key = "f:" + name
-            tiers = [[child for node in nodes if isinstance(child := node.get(key), dict)] for nodes in self._tiers]
+            tiers = [
+                [child for node in nodes if isinstance(child := node.get(key) if node else node, dict)]
+                for nodes in self._tiers
+            ]
             found = self._fields[name] = Schema(self._table, tiers, (*self._names, name))
         return found
 

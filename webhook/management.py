@@ -1,37 +1,33 @@
 """The management application: ``/livez``, ``/readyz`` and ``/metrics``, on a port of its own and without TLS.
 
-It shows nothing of objects or policies, so that kubelet and Prometheus need no credentials.
+It shows nothing of objects, and of policies only what does not load, so kubelet and Prometheus need no credentials.
 """
 
 from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from webhook.readiness import Readiness
 
-class Readiness:
-    """Why reviews should not be sent here, by subject; ready once there is no reason left."""
-
-    def __init__(self, **reasons: str) -> None:
-        self._reasons = dict(reasons)
-
-    def block(self, subject: str, reason: str) -> None:
-        """Be unready because of ``subject`` until it is cleared."""
-        self._reasons[subject] = reason
-
-    def clear(self, subject: str) -> None:
-        """Take back the reason given for ``subject``, if any."""
-        self._reasons.pop(subject, None)
-
-    def reasons(self) -> list[str]:
-        """All reasons, one line each, sorted; none means ready."""
-        return sorted(f"{subject}: {reason}" for subject, reason in self._reasons.items())
+__all__ = ["Readiness", "create"]
 
 
-def create(readiness: Readiness, registry: CollectorRegistry) -> FastAPI:
-    """The ASGI application; without the pages that document an API, since this is none."""
+async def _nothing() -> None:
+    """What a registry needs that always knows all."""
+
+
+def create(
+    readiness: Readiness, registry: CollectorRegistry, refresh: Callable[[], Awaitable[None]] = _nothing
+) -> FastAPI:
+    """The ASGI application; without the pages that document an API, since this is none.
+
+    ``refresh`` is awaited before ``registry`` is read.
+    """
     app = FastAPI(title="driftwall", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/livez")
@@ -42,10 +38,11 @@ def create(readiness: Readiness, registry: CollectorRegistry) -> FastAPI:
     async def readyz() -> PlainTextResponse:
         if reasons := readiness.reasons():
             return PlainTextResponse("".join(f"{reason}\n" for reason in reasons), status_code=503)
-        return PlainTextResponse("ok\n")
+        return PlainTextResponse("".join(f"{line}\n" for line in ("ok", *readiness.remarks())))
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
+        await refresh()
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), headers={"content-type": content_type})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -156,7 +157,8 @@ def _glass(refusal: Refusal) -> list[str]:
     namespace = f" -n {ref.namespace}" if ref.namespace else ""
     patterns = [rule.reason.text for rule in refusal.glass if rule.reason is not None]
     hint = f" (a reason that matches {_clip(patterns[0], _MAX_TEXT)})" if patterns else ""
-    command = f"kubectl annotate --overwrite {resource} {ref.name}{namespace} {REASON}='REASON'"
+    # Names of RBAC objects may hold whatever a shell acts upon.
+    command = f"kubectl annotate --overwrite {resource} {shlex.quote(ref.name)}{namespace} {REASON}='REASON'"
     return [f"In an incident, break the glass first{hint}:", f"  {_clip(command, 2 * _MAX_PATH)}"]
 
 

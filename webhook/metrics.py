@@ -16,6 +16,7 @@ SECONDS_BUCKETS: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 )  # fmt: skip
 WRITERS: Final = frozenset({"system", "trusted", "automation", "untrusted"})
+CERTIFICATE_RESULTS: Final = ("served", "refused")
 # A violation's verdict is the mode it was judged by, so a review that was let through has its mode's.
 _LET_THROUGH: Final = frozenset({"warn", "tag", "dryRun"})
 
@@ -82,6 +83,39 @@ class Metrics:
             registry=registry,
         )
         self.policies = Gauge("driftwall_policies", "Policies in force.", registry=registry)
+        self._policies_loaded = Gauge(
+            "driftwall_policies_loaded_timestamp_seconds",
+            "When the policies in force were loaded, in seconds since 1970; 0: none ever were.",
+            registry=registry,
+        )
+        self._policies_well = Gauge(
+            "driftwall_policies_last_load_successful",
+            "1 if all policies that are there now are in force; 0 if some do not load, or cannot be had.",
+            registry=registry,
+        )
+        self._policy_errors = Counter(
+            "driftwall_policy_load_errors_total", "Times that policies were found not to load.", registry=registry
+        )
+        self.certificate_not_after = Gauge(
+            "driftwall_certificate_not_after_seconds",
+            "When the certificate that is served expires, in seconds since 1970; 0: there is none yet.",
+            registry=registry,
+        )
+        self._certificates = Counter(
+            "driftwall_certificate_rotations_total",
+            "Certificates, by result: served in the place of another, or refused while the last good one stays.",
+            ("result",),
+            registry=registry,
+        )
+        self.leader = Gauge(
+            "driftwall_leader", "1 on the replica that renews the certificates of all, else 0.", registry=registry
+        )
+        self.workers = Gauge("driftwall_workers_ready", "Processes that answer reviews.", registry=registry)
+        self.worker_restarts = Counter(
+            "driftwall_worker_restarts_total", "Processes that ended unasked and were replaced.", registry=registry
+        )
+        for result in CERTIFICATE_RESULTS:
+            self._certificates.labels(result)  # so that an alert sees the first one as an increase
         build = Gauge(
             "driftwall_build_info", "Always 1; the version is in the labels.", ("version", "python"), registry=registry
         )
@@ -106,9 +140,24 @@ class Metrics:
         if decision.break_glass is not None:
             self._break_glass.labels(decision.break_glass.action).inc()
 
+    def policies_in_force(self, count: int, at: float) -> None:
+        """Tell how many policies are in force since ``at``, in seconds since 1970."""
+        self.policies.set(count)
+        self._policies_loaded.set(at)
+
+    def policies_loaded(self, *, well: bool) -> None:
+        """Count one load, and tell whether all of it is in force."""
+        self._policies_well.set(well)
+        if not well:
+            self._policy_errors.inc()
+
     def mutation(self, *, patched: bool) -> None:
         """Count one review that the mutating webhook answered."""
         self._mutations.labels("patched" if patched else "unchanged").inc()
+
+    def certificate(self, result: str) -> None:
+        """Count one certificate: served or refused."""
+        self._certificates.labels(result).inc()
 
     def trace(self, kind: str, result: str) -> None:
         """Count one Event or mark: written, failed or dropped."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from webhook import breakglass, meta, tags
+from webhook import breakglass, meta, own_objects, tags
 from webhook.admission import Review
-from webhook.decision import Decision, decide
+from webhook.decision import Decision, decide, drift_of
 from webhook.policy import Snapshot
 from webhook.subject import Objects
 
@@ -22,9 +22,14 @@ Patch = tuple[dict[str, Any], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mutation:
-    """A JSONPatch (RFC 6902) of the new object, empty where nothing is to be changed."""
+    """A JSONPatch (RFC 6902) of the new object, empty where nothing is to be changed.
+
+    ``denied`` tells that there is none because the write is going to be denied; with a ``refusal`` it is denied now.
+    """
 
     patch: Patch = ()
+    denied: bool = False
+    refusal: Decision | None = None
 
 
 def mutate(review: Review, snapshot: Snapshot, objects: Objects, now: datetime) -> Mutation:
@@ -39,9 +44,12 @@ def mutate(review: Review, snapshot: Snapshot, objects: Objects, now: datetime) 
     wish = breakglass.wish(review.old, new)
     # Who broke the glass is ours to say: whatever the write says of it is replaced.
     asked = new if wish is None else _without(new, breakglass.BY)
+    if wish is not None and breakglass.wish(review.old, asked) is None:
+        asked = new  # it says nothing else
     decision = decide(review.with_new(asked), snapshot, objects, now)
     if not decision.allowed:
-        return Mutation()
+        # Of driftwall's own objects the API server checks the schema next, and tells of what it finds there alone.
+        return Mutation(denied=True, refusal=decision if own_objects.concerns(review) else None)
     if decision.writer.startswith("trusted:"):
         _by_trusted(patch, new, wish)
         return Mutation(patch=patch.operations)
@@ -50,20 +58,16 @@ def mutate(review: Review, snapshot: Snapshot, objects: Objects, now: datetime) 
         for key, value in breakglass.stamps(wish, review.user, longest, now).items():
             patch.set("annotations", key, value)
     if decision.tagged:
-        _tag(patch, new, review, decision, now)
+        # The mark, too, is ours to say: it tells of what the write does beside touching it.
+        told = _with_mark_of(review.old, asked)
+        drifted = decide(review.with_new(told), snapshot, objects, now)
+        label, drift = meta.labels_of(told).get(tags.LABEL), meta.annotations_of(told).get(tags.ANNOTATION)
+        if drifted.tagged:
+            label, drift = "true", drift_of(review, drifted, now)
+        patch.set("labels", tags.LABEL, label)
+        if not tags.same(meta.annotations_of(new).get(tags.ANNOTATION), drift):
+            patch.set("annotations", tags.ANNOTATION, drift)
     return Mutation(patch=patch.operations)
-
-
-def drift_of(review: Review, decision: Decision, now: datetime) -> str:
-    """The annotation for a write that ``decision`` lets through with a mark."""
-    glass = decision.break_glass
-    return tags.content(
-        by=review.user.username,
-        at=now,
-        policies=[violation.name for violation in decision.tagged],
-        fields=list(dict.fromkeys(change.path for violation in decision.tagged for change in violation.fields)),
-        reason=glass.reason if glass is not None and glass.violations else "",
-    )
 
 
 def _by_trusted(patch: _Patch, new: Mapping[str, Any], wish: breakglass.Wish | None) -> None:
@@ -76,16 +80,28 @@ def _by_trusted(patch: _Patch, new: Mapping[str, Any], wish: breakglass.Wish | N
         patch.set("annotations", breakglass.EXPIRES, None)
 
 
-def _tag(patch: _Patch, new: Mapping[str, Any], review: Review, decision: Decision, now: datetime) -> None:
-    drift = drift_of(review, decision, now)
-    patch.set("labels", tags.LABEL, "true")
-    if not tags.same(meta.annotations_of(new).get(tags.ANNOTATION), drift):
-        patch.set("annotations", tags.ANNOTATION, drift)
+def _without(obj: meta.Object, annotation: str) -> dict[str, Any]:
+    return _with(obj, "annotations", annotation, None, keep=False)
 
 
-def _without(obj: Mapping[str, Any], annotation: str) -> dict[str, Any]:
-    kept = {key: value for key, value in meta.annotations_of(obj).items() if key != annotation}
-    return {**obj, "metadata": {**meta.metadata_of(obj), "annotations": kept}}
+def _with_mark_of(old: meta.Object | None, new: meta.Object) -> dict[str, Any]:
+    """``new`` with the mark that ``old`` has, if it has one.
+
+    A map that ``new`` takes away is there and empty, as it will be once our mark is in it.
+    """
+    for name, key in (("labels", tags.LABEL), ("annotations", tags.ANNOTATION)):
+        there = meta.mapping(meta.metadata_of(old).get(name))
+        new = _with(new, name, key, there.get(key), keep=bool(there))
+    return dict(new)
+
+
+def _with(obj: meta.Object, name: str, key: str, value: Any, *, keep: bool) -> dict[str, Any]:
+    """``obj`` with ``value`` for a label or an annotation, or without it for None; ``keep``: also an empty map."""
+    metadata = dict(meta.metadata_of(obj))
+    there = {other: text for other, text in meta.mapping(metadata.pop(name, None)).items() if other != key}
+    if value is not None:
+        there[key] = value
+    return {**obj, "metadata": {**metadata, name: there} if there or keep else metadata}
 
 
 class _Patch:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from webhook.admission import ObjectRef, Review
 from webhook.decision import Decision, LookupNeeded, decide
 from webhook.errors import LookupFailed
+from webhook.mutation import Mutation, mutate
 from webhook.policy import Snapshot
+from webhook.subject import Objects
+
+_T = TypeVar("_T")
 
 # Kinds that a subresource takes or gives in place of the object itself.
 _NOT_THE_OBJECT = frozenset({"Scale", "Eviction", "Binding", "TokenRequest", "EphemeralContainers"})
@@ -43,10 +47,25 @@ def decide_offline(review: Review, snapshot: Snapshot, recorded: RecordedObjects
         LookupFailed: no review before has shown an object that the verdict depends on.
         MalformedReview: as ``decide``.
     """
+    return _with_look_ups(decide, review, snapshot, recorded, now)
+
+
+def mutate_offline(review: Review, snapshot: Snapshot, recorded: RecordedObjects, now: datetime) -> Mutation:
+    """As :func:`webhook.mutation.mutate`; look-ups and errors as in :func:`decide_offline`."""
+    return _with_look_ups(mutate, review, snapshot, recorded, now)
+
+
+def _with_look_ups(
+    ask: Callable[[Review, Snapshot, Objects, datetime], _T],
+    review: Review,
+    snapshot: Snapshot,
+    recorded: RecordedObjects,
+    now: datetime,
+) -> _T:
     objects: dict[ObjectRef, Mapping[str, Any] | None] = {}
     while True:
         try:
-            return decide(review, snapshot, objects, now)
+            return ask(review, snapshot, objects, now)
         except LookupNeeded as needed:
             found = recorded.get(needed.ref)
             if found is None and needed.required:

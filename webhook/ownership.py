@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
-from webhook.diff import Position, Union
-from webhook.fieldpath import Element, Index, Item, Member, Path
+from webhook.diff import Position, Union, strictly_equal
+from webhook.fieldpath import Element, Index, Item, Member
 from webhook.globs import Globs
 from webhook.listkeys import KEY_DEFAULTS, parse_item_key
 from webhook.tools import DECLARED_FIELDS, LAST_APPLIED
@@ -26,10 +26,10 @@ Fields = Mapping[str, Any]
 class OwnedFields:
     """A position in a fieldsV1 document."""
 
-    __slots__ = ("_children", "_indexes", "covers", "node", "owns_container")
+    __slots__ = ("_children", "_indexes", "_node", "covers", "owns_container")
 
     def __init__(self, node: Fields) -> None:
-        self.node = node
+        self._node = node
         self._children: dict[str, OwnedFields] = {}
         self._indexes: dict[tuple[str, ...], dict[str, str]] = {}
         self.covers = not node
@@ -54,7 +54,7 @@ class OwnedFields:
         if key is None:
             return None
         child = self._children.get(key)
-        if child is None and isinstance(node := self.node.get(key), dict):
+        if child is None and isinstance(node := self._node.get(key), dict):
             child = self._children[key] = OwnedFields(node)
         return child
 
@@ -63,7 +63,7 @@ class OwnedFields:
         index = self._indexes.get(names)
         if index is None:
             index = self._indexes[names] = {}
-            for key in self.node:
+            for key in self._node:
                 if (identity := _item_identity(key, names) if names else _member_identity(key)) is not None:
                     index.setdefault(identity, key)
         return index
@@ -89,19 +89,19 @@ def _member_identity(key: str) -> str | None:
 class HeldValue:
     """A position in a JSON value: what it holds is in the set, down to its scalars."""
 
-    __slots__ = ("_children", "_indexes", "_value", "covers")
+    __slots__ = ("_children", "_indexes", "covers", "value")
 
     owns_container = True
 
     def __init__(self, value: Any) -> None:
-        self._value = value
+        self.value = value
         self._children: dict[str, HeldValue] = {}
         self._indexes: dict[tuple[str, ...], dict[str, HeldValue]] = {}
         self.covers = not isinstance(value, dict | list) or not value
 
     def step(self, element: Element) -> HeldValue | None:
         """See :class:`webhook.diff.Position`."""
-        value = self._value
+        value = self.value
         match element:
             case str():
                 child = self._children.get(element)
@@ -116,7 +116,7 @@ class HeldValue:
                 return HeldValue(None)
 
     def _items(self) -> list[Any]:
-        return self._value if isinstance(self._value, list) else []
+        return self.value if isinstance(self.value, list) else []
 
     def _index(self, names: tuple[str, ...]) -> dict[str, HeldValue]:
         """The items by the text of their fields ``names``, or a set's members by their own."""
@@ -206,55 +206,57 @@ def made_by_controller(obj: Mapping[str, Any]) -> Position:
 
     Without a record of that, all of it.
     """
-    made = [
-        OwnedFields(entry["fieldsV1"])
+    made = [OwnedFields(fields) for fields in _owning(obj)]
+    return Union(made) if made else OwnedFields({})
+
+
+def _owning(obj: Mapping[str, Any]) -> list[Fields]:
+    """The fieldsV1 documents that hold the ownerReferences of ``obj``."""
+    return [
+        entry["fieldsV1"]
         for entry in managed_fields(obj)
         if isinstance(entry["fieldsV1"].get("f:metadata"), dict)
         and "f:ownerReferences" in entry["fieldsV1"]["f:metadata"]
     ]
-    return Union(made) if made else OwnedFields({})
 
 
-def disowned(old: Mapping[str, Any], new: Mapping[str, Any], managers: Globs, changed: Sequence[Path]) -> bool:
+def disowned(old: Mapping[str, Any], new: Mapping[str, Any], managers: Globs) -> bool:
     """Whether ``new`` takes the ownership of a field away from ``managers`` without changing the field itself.
 
     A changed field moves to its writer's entry; that is no more than the change. Ownership that vanishes from an
     unchanged field is an attempt on the source of what is declared, be it that entry or last-applied-configuration,
     which is believed for the sake of its owner.
     """
-    before = [fields for _, fields in _entries(old, managers)]
-    if not before:
-        return False
-    kept = [OwnedFields(fields) for _, fields in _entries(new, managers)]
-    moved = _Moved(changed)
-    return any(_lost(fields, kept, HeldValue(old), (), moved) for fields in before)
+    before, after = ([fields for _, fields in _entries(side, managers)] for side in (old, new))
+    return _any_lost(before, after, old, new)
 
 
-class _Moved:
-    """Changed places, and those above them."""
-
-    __slots__ = ("above", "places")
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        texts = [tuple(repr(element) for element in path) for path in paths]
-        self.places = frozenset(texts)
-        self.above = frozenset(text[:length] for text in texts for length in range(len(text)))
+def disowned_child(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """As :func:`disowned`, of the controller that made the object: what it wrote is known by its entry alone."""
+    return _any_lost(_owning(old), _owning(new), old, new)
 
 
-def _lost(node: Fields, kept: list[OwnedFields], value: HeldValue, path: tuple[str, ...], moved: _Moved) -> bool:
-    if path in moved.places or any(k.covers or k.node == node for k in kept):
+def _any_lost(
+    before: Sequence[Fields], after: Sequence[Fields], old: Mapping[str, Any], new: Mapping[str, Any]
+) -> bool:
+    return any(_lost(fields, after, HeldValue(old), HeldValue(new)) for fields in before)
+
+
+def _lost(node: Fields, kept: Sequence[Fields], old: HeldValue, new: HeldValue) -> bool:
+    if any(not k or k == node for k in kept):
         return False
     if not node:
-        return path not in moved.above
+        return strictly_equal(old.value, new.value)
     for key, child in node.items():
         element = _element(key)
         if element is None or not isinstance(child, dict):
             continue
-        inner = value.step(element)
-        if inner is None:
+        before, after = old.step(element), new.step(element)
+        if before is None or after is None:
             continue
-        further = [step for k in kept if (step := k.step(element)) is not None]
-        if _lost(child, further, inner, (*path, repr(element)), moved):
+        # By its own key and no other: what may be the item is not enough to say that it is still owned.
+        further = [inner for k in kept if isinstance(inner := k.get(key), dict)]
+        if _lost(child, further, before, after):
             return True
     return False
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from webhook.errors import CertificateError
+from webhook.errors import CertificateError, NotYetValid
 
 # A clock that is behind ours, by up to this, takes the certificate all the same.
 BACKDATED = timedelta(hours=1)
+# Hexadecimal digits, 64 bits: no two certificates of one Secret ever have the same.
+_FINGERPRINT = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +27,7 @@ class KeyPair:
     """A certificate and its private key, both PEM; the key is unencrypted PKCS #8."""
 
     certificate: bytes
-    key: bytes
+    key: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +87,82 @@ def check(certificate: bytes, key: bytes, *, now: datetime) -> Validity:
     private = _load_key(key, "the key")
     if _public(private.public_key()) != _public(leaf.public_key()):
         raise CertificateError("the certificate and the key do not belong together")
-    validity = Validity(not_before=leaf.not_valid_before_utc, not_after=leaf.not_valid_after_utc)
-    if now < validity.not_before:
-        raise CertificateError(f"the certificate is not valid before {validity.not_before:%Y-%m-%d %H:%M:%S} UTC")
-    if now > validity.not_after:
-        raise CertificateError(f"the certificate expired at {validity.not_after:%Y-%m-%d %H:%M:%S} UTC")
+    validity = _valid(leaf, "the certificate", now)
     _check_extensions(leaf)
     return validity
+
+
+def check_authority(ca: KeyPair, *, now: datetime) -> Validity:
+    """Check that ``ca`` can sign certificates at ``now``.
+
+    Raises:
+        CertificateError: it cannot be read, its key belongs to another, it is not valid at ``now``, or it is no CA.
+    """
+    certificate = _load_certificates(ca.certificate, "the CA")[0]
+    if _public(_load_key(ca.key, "the key of the CA").public_key()) != _public(certificate.public_key()):
+        raise CertificateError("the CA and its key do not belong together")
+    try:
+        authority = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        authority = False
+    if not authority:
+        raise CertificateError("the CA is a certificate that may sign no others")
+    return _valid(certificate, "the CA", now)
+
+
+def issued_by(certificate: bytes, authorities: bytes) -> bool:
+    """Whether one of ``authorities`` signed the first certificate of a chain. What cannot be read signed nothing."""
+    try:
+        leaf = _load_certificates(certificate, "the certificate")[0]
+        candidates = _load_certificates(authorities, "the CA")
+    except CertificateError:
+        return False
+    for candidate in candidates:
+        try:
+            leaf.verify_directly_issued_by(candidate)
+        except (ValueError, TypeError, InvalidSignature):
+            continue
+        return True
+    return False
+
+
+def names(certificate: bytes) -> frozenset[str]:
+    """The hosts that the first certificate of a chain is for.
+
+    Raises:
+        CertificateError: it cannot be read.
+    """
+    leaf = _load_certificates(certificate, "the certificate")[0]
+    try:
+        found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return frozenset()
+    addresses = found.get_values_for_type(x509.IPAddress)
+    return frozenset([*found.get_values_for_type(x509.DNSName), *map(str, addresses)])
+
+
+def bundle(parts: Iterable[bytes], *, now: datetime) -> bytes:
+    """The certificates of all ``parts`` that can be read and have not expired, each once, in the order given (PEM)."""
+    found: dict[bytes, None] = {}
+    for part in parts:
+        try:
+            certificates = _load_certificates(part, "the CA")
+        except CertificateError:
+            continue
+        found.update(
+            (_pem(certificate), None) for certificate in certificates if now <= certificate.not_valid_after_utc
+        )
+    return b"".join(found)
+
+
+def fingerprint(certificate: bytes) -> str:
+    """What tells one certificate from another, for people too: the start of the SHA-256 of the first one in a chain.
+
+    Raises:
+        CertificateError: it cannot be read.
+    """
+    leaf = _load_certificates(certificate, "the certificate")[0]
+    return leaf.fingerprint(hashes.SHA256()).hex()[:_FINGERPRINT]
 
 
 def check_ca(certificates: bytes) -> int:
@@ -101,6 +172,15 @@ def check_ca(certificates: bytes) -> int:
         CertificateError: there is none, or one cannot be read.
     """
     return len(_load_certificates(certificates, "the CA file"))
+
+
+def _valid(certificate: x509.Certificate, what: str, now: datetime) -> Validity:
+    validity = Validity(not_before=certificate.not_valid_before_utc, not_after=certificate.not_valid_after_utc)
+    if now < validity.not_before:
+        raise NotYetValid(f"{what} is not valid before {validity.not_before:%Y-%m-%d %H:%M:%S} UTC")
+    if now > validity.not_after:
+        raise CertificateError(f"{what} expired at {validity.not_after:%Y-%m-%d %H:%M:%S} UTC")
+    return validity
 
 
 def _check_extensions(leaf: x509.Certificate) -> None:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Final, TypeVar
 
 from webhook.breakglass import BreakGlass
-from webhook.fieldpath import PathSet, Pattern
+from webhook.fieldpath import PathSet, Pattern, parse_pattern
 from webhook.fieldsets import patterns as field_set
 from webhook.globs import Globs
 from webhook.identity import Writers
@@ -28,6 +28,15 @@ CHILDREN_OPERATIONS: Final = (*DEFAULT_OPERATIONS, "CONNECT")
 DEFAULT_EXEMPT_NAMESPACES: Final = ("kube-system",)
 DEFAULT_MAX_DURATION: Final = timedelta(hours=4)
 
+OWN_GROUP: Final = "driftwall.io"
+#: Stands where a policy's name does.
+OWN_RULE: Final = "(ownObjects)"
+#: By this label, and whatever their names, the definitions of driftwall's own kinds are known.
+OWN_LABEL: Final = ("app.kubernetes.io/part-of", "driftwall")
+# All of an object that means anything, but for the annotations of break-glass, which are judged by themselves.
+_ALL: Final = ("spec", "metadata.labels", "metadata.annotations", "metadata.finalizers", "metadata.ownerReferences")
+_GLASS: Final = "metadata.annotations['driftwall.io/break-glass*']"
+
 # Resources and kinds come from the API server and are few; the bound is for callers who are not the API server.
 _MEMO_SIZE: Final = 4096
 
@@ -46,6 +55,12 @@ class ResourceRule:
         wanted = {"*/*", f"{resource}/*"}
         wanted |= {f"{resource}/{subresource}", f"*/{subresource}"} if subresource else {"*", resource}
         return not self.resources.isdisjoint(wanted)
+
+    def selects_any(self, group: str, resource: str) -> bool:
+        """Whether the rule names this resource, or any subresource of it."""
+        if "*" not in self.api_groups and group not in self.api_groups:
+            return False
+        return any(name.partition("/")[0] in ("*", resource) for name in self.resources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +82,13 @@ class Match:
             return True
         groups = (group, *_MOVED_RESOURCES.get((group, resource), ()))
         return any(rule.selects(g, resource, subresource) for rule in self.resources for g in groups)
+
+    def names_any(self, group: str, resource: str) -> bool:
+        """Whether ``resources`` takes in this resource, or any subresource of it."""
+        if self.resources is None:
+            return True
+        groups = (group, *_MOVED_RESOURCES.get((group, resource), ()))
+        return any(rule.selects_any(g, resource) for rule in self.resources for g in groups)
 
     def in_namespace(self, namespace: str) -> bool:
         """Whether objects of ``namespace`` are meant; the empty string is a cluster-scoped object's."""
@@ -167,6 +189,7 @@ class Snapshot:
             break_glass=config.break_glass,
             field_managers=Globs(),
         )
+        self.own_guards = _own_guards(config)
         self.guarded = tuple({id(w): w for w in (config.trusted, *(p.trusted for p in self.policies))}.values())
         self._candidates: dict[tuple[str, str, str, str], tuple[Candidate, ...]] = {}
 
@@ -181,7 +204,7 @@ class Snapshot:
         return found
 
     def _select(self, group: str, resource: str, subresource: str, operation: str) -> Iterable[Candidate]:
-        for policy in self.policies:
+        for policy in (*self.own_guards, *self.policies):
             match = policy.match
             if operation not in match.operations:
                 continue
@@ -191,6 +214,37 @@ class Snapshot:
                 yield Candidate(policy=policy, whole=False)
             elif policy.children:
                 yield Candidate(policy=policy, direct=False)
+
+
+def _own_guards(config: Config) -> tuple[Policy, ...]:
+    """What keeps driftwall's own objects from all but the configuration's writers, whatever the policies say.
+
+    The definitions belong to them: deleting one deletes every object of its kind, and no webhook is asked about those.
+    """
+
+    def guard(rule: ResourceRule, selector: LabelSelector | None) -> Policy:
+        return Policy(
+            name=OWN_RULE,
+            mode=ENFORCE,
+            description="Only those whom the DriftwallConfig trusts change driftwall's own objects.",
+            severity="critical",
+            message="They are changed through Git, by a writer in spec.trustedWriters.",
+            match=Match(scope_all=True, resources=(rule,), object_selector=selector),
+            fields=tuple(parse_pattern(path) for path in _ALL),
+            ignore=PathSet.of(_GLASS),
+            deletion=True,
+            trusted=config.trusted,
+            automation=Writers(),
+            break_glass=config.break_glass,
+            field_managers=Globs(),
+        )
+
+    label, value = OWN_LABEL
+    own = ResourceRule(api_groups=frozenset({OWN_GROUP}), resources=frozenset({"*"}))
+    definitions = ResourceRule(
+        api_groups=frozenset({"apiextensions.k8s.io"}), resources=frozenset({"customresourcedefinitions"})
+    )
+    return guard(own, None), guard(definitions, LabelSelector({"matchLabels": {label: value}}))
 
 
 _MOVED_RESOURCES: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,18 +40,35 @@ _T = TypeVar("_T")
 ITSELF = Writer(name="driftwall", service_accounts=("driftwall-system/driftwall",), fields=PathSet.of(*tags.PATHS))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Texts:
+    """What policy files hold: each file's name and its content, and why some could not be read."""
+
+    texts: tuple[tuple[str, bytes], ...]
+    problems: tuple[Problem, ...]
+
+
 def load(path: Path) -> Snapshot:
     """Read and compile the policies in a file or folder.
 
     Raises:
         PolicyError: with every problem found, one line each.
     """
-    documents, problems = _read([path])
+    return compile_texts(read_texts([path]), str(path))
+
+
+def compile_texts(read: Texts, source: str) -> Snapshot:
+    """Compile what was read from ``source``.
+
+    Raises:
+        PolicyError: with every problem found, one line each.
+    """
+    documents, problems = _documents(read)
     snapshot, more = compile_documents(documents)
     problems += more
     if not problems and not documents:
         problems.append(
-            Problem(file=str(path), line=1, path="", message="no policy is here; driftwall would guard nothing")
+            Problem(file=source, line=1, path="", message="no policy is here; driftwall would guard nothing")
         )
     if problems:
         raise PolicyError([str(problem) for problem in sorted(problems)])
@@ -59,12 +77,23 @@ def load(path: Path) -> Snapshot:
 
 def check_documents(paths: Sequence[Path]) -> tuple[int, list[Problem]]:
     """Read the policies in files and folders; how many documents there are, and all problems, sorted."""
-    documents, problems = _read(paths)
+    documents, problems = _documents(read_texts(paths))
     return len(documents), sorted(problems + compile_documents(documents)[1])
 
 
-def _read(paths: Iterable[Path]) -> tuple[list[Document], list[Problem]]:
+def _documents(read: Texts) -> tuple[list[Document], list[Problem]]:
     documents: list[Document] = []
+    problems = list(read.problems)
+    for file, text in read.texts:
+        more, found = load_documents(text, file)
+        documents += more
+        problems += found
+    return documents, problems
+
+
+def read_texts(paths: Iterable[Path]) -> Texts:
+    """Read the policy files in files and folders, of each no more than one byte beyond what is taken. Never raises."""
+    texts: list[tuple[str, bytes]] = []
     problems: list[Problem] = []
     for path in paths:
         try:
@@ -75,22 +104,21 @@ def _read(paths: Iterable[Path]) -> tuple[list[Document], list[Problem]]:
         for file in files:
             try:
                 with file.open("rb") as opened:
-                    text = opened.read(MAX_BYTES + 1)  # one more than is taken, so that it is refused
+                    texts.append((str(file), opened.read(MAX_BYTES + 1)))  # one more than is taken: it is refused
             except OSError as error:
                 problems.append(Problem(file=str(file), line=1, path="", message=f"cannot be read: {error.strerror}"))
-                continue
-            more, found = load_documents(text, str(file))
-            documents += more
-            problems += found
-    return documents, problems
+    return Texts(texts=tuple(texts), problems=tuple(problems))
 
 
-def compile_documents(documents: Sequence[Document]) -> tuple[Snapshot, list[Problem]]:
-    """Check and compile documents; the snapshot is of use only if no problem is returned."""
+def compile_documents(documents: Sequence[Document], *, valid: bool = False) -> tuple[Snapshot, list[Problem]]:
+    """Check and compile documents; the snapshot is of use only if no problem is returned.
+
+    ``valid``: each has been found to meet the schema already, which is most of the work.
+    """
     problems: list[Problem] = []
     sound: list[Document] = []
     for document in documents:
-        found = validate(document)
+        found = [] if valid else validate(document)
         problems += found
         if not found:
             sound.append(document)

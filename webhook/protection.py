@@ -12,7 +12,7 @@ from webhook.diff import Change, Position, Union, diff, select
 from webhook.fieldpath import PathSet, format_path
 from webhook.globs import Globs
 from webhook.listkeys import Schema
-from webhook.ownership import declared, disowned, field_documents, made_by_controller
+from webhook.ownership import declared, disowned, disowned_child, field_documents, made_by_controller
 from webhook.policy import MODES, Candidate, Policy
 from webhook.subject import Objects, Subject, is_namespace, look_up
 from webhook.tools import DECLARED_FIELDS, LAST_APPLIED, OWN_PREFIX, Claim
@@ -103,7 +103,7 @@ def judge(
             allowance = automation.fields if automation is not None else None
             # Through a subresource that the policy does not name, metadata alone is guarded.
             judged_changes = changes if candidate.whole else [c for c in changes if c.path[0] == "metadata"]
-            own[policy.name] = list(_own(policy, subject, managers, judged_changes, manager_names, allowance))
+            own[policy.name] = list(_own(policy, subject, managers, judged_changes, manager_names, allowance, settled))
             if candidate.whole and subject.owners and subject.intrusion:
                 own[policy.name] = list(changes)
                 violated = True
@@ -163,6 +163,7 @@ def _own(
     changes: Sequence[Change],
     manager_names: Globs,
     allowance: PathSet | None,
+    settled: PathSet,
 ) -> list[Change]:
     """The changes that touch what the policy itself protects."""
     wanted: list[Position] = []
@@ -176,9 +177,10 @@ def _own(
             wanted.append(fields)
     if not wanted or not changes:
         return []
-    ignored = policy.ignore
-    if allowance is not None:
-        ignored = allowance if ignored is None else ignored | allowance
+    ignored = settled
+    for more in (policy.ignore, allowance):
+        if more is not None:
+            ignored |= more
     return select(changes, wanted[0] if len(wanted) == 1 else Union(wanted), ignored)
 
 
@@ -193,13 +195,11 @@ def _base(
     """The changes that touch what is protected on every managed object, and on what it owns."""
     always = Union((_ALWAYS, *(claim.marker.protected for claim in managers)))
     found: list[Finding] = list(select(changes, always, settled if allowance is None else settled | allowance))
-    if (
-        not subject.owners
-        and subject.old is not None
-        and subject.new is not None
-        and disowned(subject.old, subject.new, manager_names, [change.path for change in changes])
-    ):
-        found.append(_DISOWNED)
+    if subject.old is not None and subject.new is not None:
+        owned = bool(subject.owners)
+        lost = disowned_child(subject.old, subject.new) if owned else disowned(subject.old, subject.new, manager_names)
+        if lost:
+            found.append(_DISOWNED)
     return found
 
 

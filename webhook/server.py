@@ -209,6 +209,8 @@ class ReviewServer:
             now = self._clock()
             review = admission.parse(body)
             outcome = await self._decide(endpoint, review, snapshot, now)
+            if isinstance(outcome, Mutation) and outcome.refusal is not None:
+                outcome = outcome.refusal
             reply = _reply(200, _rendered(review, outcome))
             return reply, _Decided(review, outcome, now, time.perf_counter() - started)
         except _TooLarge:
@@ -240,22 +242,30 @@ class ReviewServer:
         objects: dict[ObjectRef, dict[str, Any] | None] = {}
         kept = fresh = False
         ref: ObjectRef | None = None
+        optional = False
         try:
             async with asyncio.timeout(LOOKUP_SECONDS):
-                while len(objects) <= MAX_LOOKUPS:
+                while True:
                     try:
                         outcome = endpoint(review, snapshot, objects, now)
                     except LookupNeeded as needed:
-                        ref = needed.ref
+                        ref, optional = needed.ref, needed.optional
+                        if len(objects) == MAX_LOOKUPS:
+                            break
                         kept = kept or self._objects.holds(ref)
                         objects[ref] = await self._look_up(needed, fresh=fresh)
                         continue
-                    if fresh or not kept or isinstance(outcome, Mutation) or outcome.allowed:
+                    denied = outcome.denied if isinstance(outcome, Mutation) else not outcome.allowed
+                    if fresh or not kept or not denied:
                         return outcome
                     # Somebody who has broken the glass a moment ago is not to be denied for what we have kept.
                     objects, fresh = {}, True
         except TimeoutError:
-            raise LookupFailed(f"{ref} could not be looked up within {LOOKUP_SECONDS:g} s; try again") from None
+            late = f"{ref} could not be looked up within {LOOKUP_SECONDS:g} s; try again"
+            if ref is None or not optional:
+                raise LookupFailed(late) from None
+            _log.warning("going on without a look-up: %s", late)
+            return endpoint(review, snapshot, {**objects, ref: None}, now)
         raise LookupFailed(f"the verdict on this write needs more than {MAX_LOOKUPS} look-ups; the last is {ref}")
 
     async def _look_up(self, needed: LookupNeeded, *, fresh: bool) -> dict[str, Any] | None:

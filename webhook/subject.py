@@ -90,6 +90,10 @@ def subject_of(review: Review, objects: Objects, *, children: bool) -> Subject |
             return Subject(
                 ref=ref, group=group, kind=kind, old=review.old, new=review.new, intrusion=bool(verb), verb=verb
             )
+        case "binding", "CREATE" if children or _bound(review, {}):
+            pod = look_up(ref, objects)
+            bound = _bound(review, pod) or pod
+            return Subject(ref=ref, group="", kind="Pod", old=pod, new=bound, intrusion=True, verb="bind")
         case subresource, _ if children and subresource in _INTRUSIONS:
             obj = look_up(ref, objects)
             verb = _INTRUSIONS[subresource]
@@ -105,6 +109,16 @@ def place_of(review: Review) -> ObjectRef:
     # The review of a Namespace bears a namespace, its own name, though it is cluster-scoped.
     namespace = "" if is_namespace(review) else review.namespace
     return ObjectRef(gvr.group, gvr.version, gvr.resource, namespace, review.name)
+
+
+def _bound(review: Review, pod: Mapping[str, Any]) -> dict[str, Any] | None:
+    """``pod`` with the labels and annotations that a Binding puts on it; None if it brings none."""
+    metadata = dict(meta.metadata_of(pod))
+    brought = {"labels": meta.labels_of(review.new), "annotations": meta.annotations_of(review.new)}
+    for name, more in brought.items():
+        if more:
+            metadata[name] = {**meta.mapping(metadata.get(name)), **more}
+    return {**pod, "metadata": metadata} if any(brought.values()) else None
 
 
 def _scaled(review: Review, objects: Objects) -> Subject:
@@ -195,6 +209,32 @@ def with_owners(subject: Subject, objects: Objects) -> Subject:
             break
         owners.append((ref, obj))
     return replace(subject, owners=tuple(owners))
+
+
+def with_ownership(subject: Subject, objects: Objects) -> Subject:
+    """``subject`` with the managedFields that its old state really has.
+
+    Before Kubernetes v1.23 the old object of an UPDATE comes without them (kubernetes/kubernetes#106195), and where a
+    server-side apply changes nothing else, it comes with those of the new one. The stored object still has them: the
+    write has not happened yet.
+    """
+    old, new = subject.old, subject.new
+    if old is None or new is None:
+        return subject
+    metadata = meta.metadata_of(old)
+    present = bool(metadata.get("managedFields"))
+    if present and not strictly_equal(old, new):
+        return subject
+    version = str(metadata.get("resourceVersion", ""))
+    ref = subject.ref._replace(resource_version=version)
+    # Newer servers tell the truth of a write that changes nothing, and driftwall may not be allowed to look there.
+    stored = meta.metadata_of(look_up(ref, objects, required=False, optional=present))
+    if not stored.get("managedFields") or stored.get("uid") != metadata.get("uid"):
+        return subject
+    if present and stored.get("resourceVersion") != version:
+        return subject
+    known = {**metadata, "managedFields": stored["managedFields"]}
+    return replace(subject, old={**old, "metadata": known})
 
 
 def _ref_of(group: str, version: str, kind: str, namespace: str, name: str, objects: Objects) -> ObjectRef:

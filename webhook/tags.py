@@ -39,7 +39,7 @@ def content(*, by: str, at: datetime, policies: Sequence[str], fields: Sequence[
     return json.dumps(drift, ensure_ascii=False, separators=(",", ":"))
 
 
-def same(one: object, other: str) -> bool:
+def same(one: object, other: object) -> bool:
     """Whether two values of the annotation tell the same but for the time, and the times are those of one write."""
     first, second = _read(one), _read(other)
     if first is None or second is None:
@@ -60,13 +60,9 @@ def changed(old: meta.Object | None, new: meta.Object | None) -> bool:
     return bool(meta.annotations_of(old).get(ANNOTATION) != meta.annotations_of(new).get(ANNOTATION))
 
 
-def is_ours(new: meta.Object | None, by: str, now: datetime) -> bool:
-    """Whether the mark on ``new`` is what the mutating webhook writes for ``by`` at about ``now``."""
-    drift = _read(meta.annotations_of(new).get(ANNOTATION))
-    if drift is None or meta.labels_of(new).get(LABEL) != "true":
-        return False
-    at = read_time(drift.get("at"))
-    return drift.get("by") == by and at is not None and abs(at - now) <= _SKEW
+def is_ours(new: meta.Object | None, drift: str) -> bool:
+    """Whether the mark on ``new`` is what the mutating webhook has just written: the label, and ``drift``."""
+    return meta.labels_of(new).get(LABEL) == "true" and same(meta.annotations_of(new).get(ANNOTATION), drift)
 
 
 def _read(text: object) -> dict[str, object] | None:

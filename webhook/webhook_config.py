@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
 from webhook.identity import SYSTEM, SYSTEM_USERS
-from webhook.policy import ENFORCE, TAG, Policy, Snapshot
+from webhook.own_objects import KINDS
+from webhook.policy import ENFORCE, OWN_GROUP, OWN_LABEL, TAG, Policy, Snapshot
 from webhook.tools import OWN_PREFIX
 
 NAME: Final = "driftwall"
@@ -21,6 +22,7 @@ NAME: Final = "driftwall"
 TIMEOUT: Final = 3
 # Set by the API server on every Namespace from v1.21; an older one has none, and NotIn takes those in.
 _NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
+_EVERYWHERE: Final = frozenset({("*", "*/*")})
 _WITHOUT_METADATA: Final = ("scale", "eviction", "binding", "token", "exec", "attach", "portforward", "proxy")
 
 Document = dict[str, Any]
@@ -61,18 +63,31 @@ class _Rule:
         wider = {"*/*", f"{resource}/*", other.resource, f"*/{subresource}" if subresource else "*"}
         return self.resource in wider
 
+    def meets(self, other: _Rule) -> bool:
+        """Whether there is a write that both take in."""
+        mine, others = self.resource.partition("/")[::2], other.resource.partition("/")[::2]
+        pairs = ((self.group, other.group), *zip(mine, others, strict=True))
+        return self.operation == other.operation and all("*" in pair or pair[0] == pair[1] for pair in pairs)
 
-def render(snapshot: Snapshot, target: Target) -> list[Document]:
-    """The configurations for ``snapshot``: a validating one, and a mutating one if tags or break-glass need it."""
+
+def render(snapshot: Snapshot, target: Target, *, custom_resources: bool = False) -> list[Document]:
+    """The configurations for ``snapshot``: a validating one, and a mutating one if tags or break-glass need it.
+
+    Where policies are ``custom_resources``, the mutating one is there to refuse those that are not valid, too: before
+    the API server looks at them, which would tell of what offends their schema and of nothing else.
+    """
     enforcing = [policy for policy in snapshot.policies if policy.mode == ENFORCE]
     others = [policy for policy in snapshot.policies if policy.mode != ENFORCE]
     fail = _rules(enforcing) | _guards(snapshot)
     ignore = {rule for rule in _rules(others) if not any(wide.covers(rule) for wide in fail)}
+    # What the failing webhook takes it decides by all policies, so those of them that it meets have a say in what it is
+    # sent, too.
+    met = [policy for policy in others if any(one.meets(other) for one in _rules([policy]) for other in fail)]
     exempt = list(snapshot.config.exempt_namespaces.patterns)
     own = [target.namespace] if target.namespace else []
     webhooks = []
     if fail:
-        conditions = _conditions(snapshot, enforcing)
+        conditions = _conditions(snapshot, [*enforcing, *met])
         webhooks.append(
             _webhook("validate.driftwall.io", target, "/validate", fail, "Fail", _not_in([*exempt, *own]), conditions)
         )
@@ -89,11 +104,17 @@ def render(snapshot: Snapshot, target: Target) -> list[Document]:
         webhooks.append(
             _webhook("self.driftwall.io", target, "/validate", fail | ignore, "Ignore", _in(own), conditions)
         )
+    webhooks.append(_definitions(target))
     documents = [_document("ValidatingWebhookConfiguration", webhooks)]
-    if _mutates(snapshot):
-        rules = {rule for rule in _rules(snapshot.policies) if rule.operation in ("CREATE", "UPDATE")}
-        rules = {_Rule(rule.group, rule.resource.partition("/")[0], rule.operation) for rule in rules}
-        rules |= {_Rule("", "namespaces", operation) for operation in ("CREATE", "UPDATE")}
+    if _mutates(snapshot) or custom_resources:
+        rules = {
+            _Rule(rule.group, rule.resource.partition("/")[0], rule.operation)
+            for rule in _rules(snapshot.policies) | _glass_rules(snapshot)
+            if rule.operation in ("CREATE", "UPDATE")
+        }
+        if not _mutates(snapshot):
+            rules = set()
+        rules |= {rule for rule in _own() if rule.operation in ("CREATE", "UPDATE")}
         conditions = _conditions(snapshot, snapshot.policies)
         # Without a stamp a glass does not stay broken, without a mark the log still tells: never a reason to fail.
         mutating = _webhook("mutate.driftwall.io", target, "/mutate", rules, "Ignore", _not_in(exempt), conditions)
@@ -156,23 +177,31 @@ def _in(namespaces: Iterable[str]) -> Document:
 def _rules(policies: Iterable[Policy]) -> set[_Rule]:
     rules: set[_Rule] = set()
     for policy in policies:
-        match = policy.match
-        if match.resources is None or policy.children:
-            # A child may be of any kind.
-            places = {("*", "*/*")}
-        else:
-            places = {
-                (g, name)
-                for rule in match.resources
-                for g in rule.api_groups
-                for r in rule.resources
-                for name in _with_metadata(r)
-            }
-        rules |= {_Rule(group, resource, operation) for group, resource in places for operation in match.operations}
-        if places != {("*", "*/*")} and "UPDATE" in match.operations:
+        places, operations = _places(policy), policy.match.operations
+        rules |= {_Rule(group, resource, operation) for group, resource in places for operation in operations}
+        if places != _EVERYWHERE and "UPDATE" in operations and any(_scales(*place) for place in places):
             # A workload's replicas are changed by whoever points an autoscaler at it.
             rules |= {_Rule("autoscaling", "horizontalpodautoscalers", operation) for operation in ("CREATE", "UPDATE")}
     return {rule for rule in rules if not any(wide != rule and wide.covers(rule) for wide in rules)}
+
+
+def _places(policy: Policy) -> Set[tuple[str, str]]:
+    """Group and resource of all that ``policy`` is about."""
+    if policy.match.resources is None or policy.children:
+        # A child may be of any kind.
+        return _EVERYWHERE
+    return {
+        (group, name)
+        for rule in policy.match.resources
+        for group in rule.api_groups
+        for resource in rule.resources
+        for name in _with_metadata(resource)
+    }
+
+
+def _scales(group: str, resource: str) -> bool:
+    """Whether it may have a scale subresource; of the core group's resources one has."""
+    return bool(group) or resource.partition("/")[0] in ("*", "replicationcontrollers")
 
 
 def _with_metadata(resource: str) -> tuple[str, ...]:
@@ -183,14 +212,44 @@ def _with_metadata(resource: str) -> tuple[str, ...]:
 
 
 def _guards(snapshot: Snapshot) -> set[_Rule]:
-    rules: set[_Rule] = set()
+    rules = _glass_rules(snapshot) | _own()
     if snapshot.config.guard_identities:
         rules.add(_Rule("", "serviceaccounts/token", "CREATE"))
         rules |= {_Rule("", "secrets", operation) for operation in ("CREATE", "UPDATE")}
-    if any(policy.break_glass is not None for policy in snapshot.policies):
-        rules |= {_Rule("", name, "UPDATE") for name in ("namespaces", "namespaces/*")} | {
-            _Rule("", "namespaces", "CREATE")
-        }
+    return rules
+
+
+def _own() -> set[_Rule]:
+    """Writes of driftwall's own objects, which it guards whatever the policies say, and checks whoever writes them."""
+    operations = ("CREATE", "UPDATE", "DELETE")
+    return {_Rule(OWN_GROUP, resource, operation) for resource in KINDS for operation in operations}
+
+
+def _definitions(target: Target) -> Document:
+    """For the definitions of its own kinds: whoever deletes one deletes all policies with it.
+
+    They are selected by their label, so that nobody else's definition ever waits for driftwall.
+    """
+    rules = {
+        _Rule("apiextensions.k8s.io", "customresourcedefinitions", operation) for operation in ("UPDATE", "DELETE")
+    }
+    conditions = [{"name": "not-the-control-plane", "expression": f"!({_system()})"}]
+    webhook = _webhook("definitions.driftwall.io", target, "/validate", rules, "Fail", {}, conditions)
+    label, value = OWN_LABEL
+    return webhook | {"objectSelector": {"matchLabels": {label: value}}}
+
+
+def _glass_rules(snapshot: Snapshot) -> set[_Rule]:
+    """Where the annotations of break-glass are written that open something to an enforcing policy.
+
+    That is the object itself, whatever operation or subresource of it the policy is about, and its Namespace.
+    """
+    rules: set[_Rule] = set()
+    for policy in snapshot.policies:
+        if policy.mode != ENFORCE or policy.break_glass is None:
+            continue
+        places = {(group, f"{name.partition('/')[0]}/*") for group, name in _places(policy)} | {("", "namespaces/*")}
+        rules |= {_Rule(group, name, operation) for group, name in places for operation in ("CREATE", "UPDATE")}
     return rules
 
 
@@ -269,8 +328,9 @@ def _marked(snapshot: Snapshot, *, children: bool) -> str:
             " && o.metadata.ownerReferences.exists(r, has(r.controller) && r.controller == true))"
         )
     ways = [
-        f"request.subResource in {_list(_WITHOUT_METADATA)}",
+        f"(has(request.subResource) && request.subResource in {_list(_WITHOUT_METADATA)})",
         "request.resource.resource == 'horizontalpodautoscalers'",
+        f"request.resource.group == '{OWN_GROUP}'",
         f"[object, oldObject].exists(o, o != null && has(o.metadata) && ({' || '.join(tests)}))",
     ]
     if snapshot.config.guard_identities:
@@ -288,8 +348,11 @@ def _apart(fail: Iterable[_Rule]) -> list[Document]:
         name, _, subresource = resource.partition("/")
         parts = [] if group == "*" else [f"request.resource.group == '{group}'"]
         parts += [] if name == "*" else [f"request.resource.resource == '{name}'"]
-        if subresource != "*":
-            parts.append(f"request.subResource == '{subresource}'")
+        # Where it is empty, the API server leaves it out, and what is not there is an error in CEL.
+        if not subresource:
+            parts.append("!has(request.subResource)")
+        elif subresource != "*":
+            parts.append(f"has(request.subResource) && request.subResource == '{subresource}'")
         operations = sorted({rule.operation for rule in fail if (rule.group, rule.resource) == (group, resource)})
         parts.append(f"request.operation in {_list(operations)}")
         tests.append(f"({' && '.join(parts)})")

@@ -100,6 +100,11 @@ class ControlPlane:
             self._servers = None
         atexit.unregister(self.stop)
 
+    def restart_api_server(self) -> None:
+        """Kill kube-apiserver and start it anew, where it was; returns once it serves."""
+        assert self._servers is not None
+        self._servers.restart_api_server()
+
     def pids(self) -> list[int]:
         """The process ids of what is running: etcd, kube-apiserver, kube-controller-manager."""
         return self._servers.pids() if self._servers else []
@@ -303,7 +308,7 @@ class ControlPlane:
         return self._write_kubeconfig(f"token-{hashlib.sha256(token.encode()).hexdigest()[:12]}", token)
 
     def _write_kubeconfig(self, user: str, token: str) -> Path:
-        path = self.folder / f"kubeconfig-{user}.json"
+        path = self.folder / f"kubeconfig-{user.replace(':', '-')}.json"  # KUBECONFIG is a list, with colons between
         path.write_text(self._api.kubeconfig(user, token=token))
         return path
 

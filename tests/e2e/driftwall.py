@@ -6,21 +6,23 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
-from tests.serving import Certificates, certificates, environment
+from tests.serving import certificates, environment
 
 from . import processes
 from .api import Api, ApiError, Object
+from .clock import Clock
 from .control_plane import ControlPlane
 
 Line = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-m", "webhook")
 # Namespaces that are guarded in another mode than all the others.
 WARNED, SILENT = "guarded-by-warnings", "guarded-in-silence"
 # Config Sync's own identity, beside those of the control plane's SERVICE_ACCOUNTS.
@@ -99,28 +101,54 @@ spec:
 """
 
 # What driftwall reads: parents of `scale` and of children, Namespaces, and where custom resources keep their replicas.
-_READS = (
+# What it writes: Events, and its mark on the parent of a `scale`.
+_RULES = (
     {"apiGroups": [""], "resources": ["namespaces", "pods", "replicationcontrollers"], "verbs": ["get"]},
     {"apiGroups": ["apps"], "resources": ["deployments", "statefulsets", "replicasets"], "verbs": ["get"]},
     {"apiGroups": ["batch"], "resources": ["jobs", "cronjobs"], "verbs": ["get"]},
     {"apiGroups": ["apiextensions.k8s.io"], "resources": ["customresourcedefinitions"], "verbs": ["get"]},
-    {"apiGroups": ["e2e.example.com"], "resources": ["*"], "verbs": ["get"]},
+    {"apiGroups": ["e2e.example.com"], "resources": ["*"], "verbs": ["get", "patch"]},
+    {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
+    {"apiGroups": [""], "resources": ["replicationcontrollers"], "verbs": ["patch"]},
+    {"apiGroups": ["apps"], "resources": ["deployments", "statefulsets", "replicasets"], "verbs": ["patch"]},
 )
+# What the mutating webhook is called for; a patch on DELETE would make that fail.
+_MUTABLE = (
+    {"operations": ["CREATE", "UPDATE"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*/*"], "scope": "*"},
+)
+# API servers before v1.23 leave the managedFields of the old object out of a review, so it reads any managed object.
+_READS_BEFORE_1_23: Sequence[Object] = ({"apiGroups": ["*"], "resources": ["*"], "verbs": ["get"]},)
 _RBAC = "rbac.authorization.k8s.io"
 
 
 class Driftwall:
     """A `driftwall serve` that is ready from `start`, or `with`, until `stop`; `register` puts it in the way.
 
-    `decisions` and `messages_file` are the files of its stdout and stderr.
+    `decisions` and `messages_file` are the files of its stdout and stderr, `policies` and `ca_file` what it was started
+    with, and `url` is where it is, without a path; `management` is its other port. It goes by `clock`, if one is given;
+    `flags` are further ones.
     """
 
-    def __init__(self, plane: ControlPlane, folder: Path, policies: str = POLICIES) -> None:
+    all_decisions: ClassVar[list[Path]] = []  # of every one that was started, for who looks at a whole run
+
+    def __init__(
+        self,
+        plane: ControlPlane,
+        folder: Path,
+        policies: str = POLICIES,
+        *,
+        clock: Clock | None = None,
+        flags: Sequence[str] = (),
+    ) -> None:
         self._plane = plane
         self._folder = folder
-        self._policies = policies
+        self._text = policies
+        self._environment: Mapping[str, str] = clock.environment if clock is not None else {}
+        self._flags = flags
         self._popen: subprocess.Popen[bytes] | None = None
+        self._registered = False
         self.decisions, self.messages_file = folder / "decisions.jsonl", folder / "messages.jsonl"
+        self.policies = folder / "policies"
 
     def __enter__(self) -> Self:
         self.start()
@@ -139,19 +167,20 @@ class Driftwall:
         Raises processes.ProcessDiedError or processes.ConditionError, both with its messages; nothing runs then.
         """
         self._certificates = made = certificates(self._folder)
-        policies, kubeconfig = self._folder / "policies", self._folder / "kubeconfig.json"
-        policies.mkdir()
-        (policies / "policies.yaml").write_text(self._policies)
+        self.ca_file = made.ca_file
+        kubeconfig = self._folder / "kubeconfig.json"
+        self.policies.mkdir()
+        (self.policies / "policies.yaml").write_text(self._text)
         kubeconfig.write_text(self._kubeconfig())
         flags = {
-            "policies": policies,
+            "policies": self.policies,
             "tls-cert": made.cert_file,
             "tls-key": made.key_file,
             "kubeconfig": kubeconfig,
             "listen": "127.0.0.1:0",
             "management-listen": "127.0.0.1:0",
         }
-        serve = [sys.executable, "-m", "webhook", "serve", *(f"--{name}={value}" for name, value in flags.items())]
+        serve = [*COMMAND, "serve", *(f"--{name}={value}" for name, value in flags.items()), *self._flags]
         with self.decisions.open("wb") as out, self.messages_file.open("wb") as err:
             self._popen = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", *serve],
@@ -159,7 +188,7 @@ class Driftwall:
                 stdout=out,
                 stderr=err,
                 cwd=ROOT,
-                env=environment(),
+                env=environment(**self._environment),
                 start_new_session=True,  # a Ctrl-C is for pytest, which then stops it in good order
             )
         try:
@@ -169,7 +198,8 @@ class Driftwall:
             self._popen.wait()
             raise
         assert ready is not None
-        self.url, self._management = f"{ready['listen']}/validate", ready["management"]
+        self.url, self.management = ready["listen"], ready["management"]
+        self.all_decisions.append(self.decisions)
 
     def stop(self) -> None:
         """Unregister it, end it with SIGTERM and assert that it ended well; a second call does nothing."""
@@ -188,13 +218,35 @@ class Driftwall:
         assert code == 0, self.messages_file.read_text()
         assert [line for line in self.messages() if "traceback" in line or line["level"] == "error"] == []
 
+    def kill(self) -> None:
+        """End it with SIGKILL, and leave it registered."""
+        assert self._popen is not None
+        popen, self._popen = self._popen, None
+        popen.kill()
+        popen.wait()
+
     def register(self) -> None:
-        """Put it in the way of every write to everything; where it fails, the write fails."""
-        self._plane.register_webhook(self.url, self._certificates.ca.certificate, failurePolicy="Fail")
+        """Put both its webhooks in the way of every write to everything; where one fails, the write fails."""
+        ca = self._certificates.ca.certificate
+        self._registered = True
+        # First, so that no break-glass is ever judged that nothing has stamped.
+        self._plane.register_webhook(
+            f"{self.url}/mutate",
+            ca,
+            kind="mutating",
+            failurePolicy="Fail",
+            rules=list(_MUTABLE),
+            reinvocationPolicy="IfNeeded",
+        )
+        self._plane.register_webhook(f"{self.url}/validate", ca, failurePolicy="Fail")
 
     def unregister(self) -> None:
-        """Take it out of the way."""
+        """Take it out of the way, if it is in it: there may be another one by the same name."""
+        if not self._registered:
+            return
         self._plane.unregister_webhook()
+        self._plane.unregister_webhook(kind="mutating")
+        self._registered = False
 
     @contextlib.contextmanager
     def in_the_way(self) -> Iterator[Self]:
@@ -218,7 +270,7 @@ class Driftwall:
     def metrics(self) -> str:
         """What a scrape of /metrics gives."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy is asked for loopback
-        with opener.open(f"{self._management}/metrics", timeout=10) as response:
+        with opener.open(f"{self.management}/metrics", timeout=10) as response:
             text: str = response.read().decode()
         return text
 
@@ -233,7 +285,8 @@ class Driftwall:
         name, account = "driftwall", ("driftwall-system", "driftwall")
         token = self._plane.service_account_token(*account)
         group = f"{_RBAC}/v1"
-        role = {"apiVersion": group, "kind": "ClusterRole", "metadata": {"name": name}, "rules": list(_READS)}
+        rules = [*_RULES, *(_READS_BEFORE_1_23 if self._plane.version < (1, 23) else ())]
+        role = {"apiVersion": group, "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules}
         binding = {
             "apiVersion": group,
             "kind": "ClusterRoleBinding",

@@ -3,14 +3,23 @@
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .api import Object
 from .control_plane import ControlPlane
-from .kinds import DECLARED_ANNOTATION, DECLARED_LABEL, WIDGETS, Edit, Kind, listed
+from .kinds import DECLARED_ANNOTATION, DECLARED_LABEL, WIDGETS, Edit, Kind
 
-# What `kubectl edit` starts: it puts the file of its first argument in the place of the one that kubectl wants edited.
-_EDITOR = "import shutil, sys; shutil.copyfile(sys.argv[1], sys.argv[2])"
+# What `kubectl edit` starts, with the file of an edit and the one that kubectl wants edited.
+_EDITOR = """\
+import json, pathlib, sys
+edit, file = map(pathlib.Path, sys.argv[1:])
+place, value = json.loads(edit.read_text())
+edited = parent = json.loads(file.read_text())
+for step in place[:-1]:
+    parent = parent[step]
+parent[place[-1]] = value
+file.write_text(json.dumps(edited))
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +64,11 @@ class Hands:
 
     def edit(self) -> Outcome:
         """`kubectl edit`."""
-        file = self.plane.folder / f"edited-{self.kind.resource}.json"
-        file.write_text(json.dumps(self.kind.protected.of(self.live)))
-        script = self.plane.folder / "editor.py"
+        edit, script = self.plane.folder / "edit.json", self.plane.folder / "editor.py"
+        edit.write_text(json.dumps([self.kind.protected.place, self.kind.protected.value]))
         script.write_text(_EDITOR)
-        return self.kubectl(
-            "edit", self.kind.resource, self.name, "-o", "json", editor=f"{sys.executable} -IS {script} {file}"
-        )
+        editor = f"{sys.executable} -IS {script} {edit}"
+        return self.kubectl("edit", self.kind.resource, self.name, "-o", "json", editor=editor)
 
     def patch_strategically(self) -> Outcome:
         """`kubectl patch`."""
@@ -89,8 +96,15 @@ class Hands:
         return self.kubectl("apply", *flags, "-f", "-", stdin=self.kind.edited_manifest(self.manifest))
 
     def replace(self) -> Outcome:
-        """`kubectl replace`."""
-        return self.kubectl("replace", "-f", "-", stdin=self.kind.protected.of(self.live))
+        """`kubectl replace` of what was read before, once more where a controller has written meanwhile."""
+
+        def replaced() -> Outcome | None:
+            outcome = self.kubectl("replace", "-f", "-", stdin=self.kind.protected.of(self.live))
+            return None if "the object has been modified" in outcome.said else outcome
+
+        outcome = self.plane.wait_for(replaced, "a replacement without a conflict")
+        assert outcome is not None
+        return outcome
 
     def scale(self) -> Outcome:
         """`kubectl scale`."""
@@ -127,9 +141,9 @@ class Hands:
         """Another edit of one's own, as a merge patch."""
         return self.patch("merge", edit.merge_patch(self.live))
 
-    def as_user(self, user: str) -> "Hands":
-        """Somebody else before the same object."""
-        return replace(self, user=user)
+    def create(self) -> None:
+        """Apply the manifest as it is, so that the object is again what it was at first."""
+        apply(self.plane, self.user, self.kind, self.manifest, self.namespace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +177,7 @@ def ways(kind: Kind) -> list[Way]:
         *found,
         Way(name="delete", go=Hands.delete, touches=None),
         Way(name="delete --all", go=Hands.delete_all, touches=None),
-        Way(name="deletecollection", go=Hands.delete_collection, touches=None),
+        *([Way(name="deletecollection", go=Hands.delete_collection, touches=None)] if kind.collectable else []),
     ]
 
 
@@ -173,7 +187,10 @@ def create_widgets(plane: ControlPlane) -> None:
     plane.wait_for(lambda: plane.exists("/apis/e2e.example.com/v1/widgets"), "widgets to be served")
 
 
-def apply_as_flux(plane: ControlPlane, namespace: str, manifests: list[Object]) -> None:
-    """Apply like Flux's kustomize-controller."""
-    flags = ("--server-side", "--force-conflicts", "--field-manager=kustomize-controller")
-    plane.kubectl("apply", *flags, "-n", namespace, "-f", "-", user="flux", stdin=json.dumps(listed(manifests)))
+def apply(plane: ControlPlane, user: str, kind: Kind, manifest: Object, namespace: str) -> None:
+    """Apply on the server, with kustomize-controller as the field manager if it is Flux who applies."""
+    manager = "kustomize-controller" if user == "flux" else user
+    path = f"{kind.collection(namespace)}/{manifest['metadata']['name']}?fieldManager={manager}&force=true"
+    as_yaml = {"Content-Type": "application/apply-patch+yaml"}
+    status, answer = plane.raw("PATCH", path, manifest, user=user, headers=as_yaml)
+    assert status in (200, 201), answer

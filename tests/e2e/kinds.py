@@ -64,7 +64,8 @@ class Kind:
 
     `protected` is of what Git declares, and `path` is how a message names it; `in_git` is the same edit in a
     manifest, where that looks otherwise. `unprotected` is of a field that Git leaves alone, if the kind has one.
-    `replicas` is where the scale subresource writes, if there is one, and `images` whether `set image` knows it.
+    `replicas` is where the scale subresource writes, if there is one, `images` whether `set image` knows the kind, and
+    `collectable` whether one request can delete all objects of it.
     """
 
     resource: str
@@ -76,6 +77,7 @@ class Kind:
     replicas: str | None = None
     images: bool = False
     custom: bool = False
+    collectable: bool = True
     namespaced: bool = True
 
     def collection(self, namespace: str) -> str:
@@ -102,11 +104,6 @@ def unmanaged(manifest: Mapping[str, Any], name: str, labels: Mapping[str, str] 
         "annotations": {DECLARED_ANNOTATION: "team-shop"},
     }
     return {**copy.deepcopy(dict(manifest)), "metadata": metadata}
-
-
-def listed(manifests: list[Object]) -> Object:
-    """Several objects as one for kubectl."""
-    return {"apiVersion": "v1", "kind": "List", "items": manifests}
 
 
 def encoded(text: str) -> str:
@@ -198,6 +195,7 @@ KINDS = (
         protected=Edit(place=("spec", "ports", 0, "targetPort"), value=9090),
         path="spec.ports[port=80,protocol=TCP].targetPort",
         unprotected=Edit(place=("spec", "sessionAffinity"), value="ClientIP"),
+        collectable=False,  # before v1.23
     ),
     Kind(
         resource="deployments",

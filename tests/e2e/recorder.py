@@ -1,10 +1,11 @@
 """An admission webhook that allows everything and remembers what it was asked: what a real API server really sends."""
 
+import base64
 import json
 import ssl
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -35,9 +36,15 @@ class Recorder:
             self._requests.append(request)
 
 
+Patches = Callable[[Object], Sequence[Object]]
+
+
 @contextmanager
-def recording() -> Iterator[Recorder]:
-    """Run the webhook on a free port of 127.0.0.1, over HTTPS with keep-alive."""
+def recording(patches: Patches = lambda _: ()) -> Iterator[Recorder]:
+    """Run the webhook on a free port of 127.0.0.1, over HTTPS with keep-alive.
+
+    `patches` gives the JSON patch for a request, if the webhook is to change what it is asked about.
+    """
     authority = Authority("driftwall-e2e-recorder")
 
     class Handler(BaseHTTPRequestHandler):
@@ -47,6 +54,8 @@ def recording() -> Iterator[Recorder]:
             review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             recorder.add(review["request"])
             response = {"uid": review["request"]["uid"], "allowed": True}
+            if patch := patches(review["request"]):
+                response |= {"patchType": "JSONPatch", "patch": base64.b64encode(json.dumps(patch).encode()).decode()}
             answer = json.dumps({"apiVersion": review["apiVersion"], "kind": review["kind"], "response": response})
             self.send_response(200)
             self.send_header("Content-Type", "application/json")

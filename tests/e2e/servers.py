@@ -87,6 +87,16 @@ class Servers:
         for process in self._processes:
             process.check()
 
+    def restart_api_server(self) -> None:
+        """Kill kube-apiserver and start it anew, where it was; returns once it serves.
+
+        Raises processes.ProcessDiedError or processes.ConditionError, both with the end of a log.
+        """
+        old = next(process for process in self._processes if process.name == self._binaries.kube_apiserver.name)
+        self._processes.remove(old)
+        old.kill()
+        self._start_api_server()
+
     def pids(self) -> list[int]:
         """The process ids of what is running: etcd, kube-apiserver, kube-controller-manager."""
         return [process.pid for process in self._processes]

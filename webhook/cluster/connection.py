@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -19,6 +20,7 @@ from webhook.errors import LookupFailed, SettingsError
 # Bytes of one object. etcd takes 1.5 MiB unless told otherwise; people who raise that stay far below this.
 MAX_OBJECT: Final = 8 * 1024 * 1024
 _CHUNK: Final = 64 * 1024  # the deadline is looked at between two chunks
+_CONNECT_SECONDS: Final = 5.0  # until a stream's connection is there: on a network that is well, milliseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,21 @@ class Answer:
 
     status: int
     body: bytes
+
+
+class Stream(Protocol):
+    """An answer that comes line by line for as long as it is read, inside a ``with``."""
+
+    status: int
+
+    def __enter__(self) -> Stream: ...
+    def __exit__(self, *_: object) -> None: ...
+
+    def lines(self) -> Iterator[bytes]:
+        """Each line as it comes, until the answer ends, in whatever way. Raises LookupFailed for an endless one."""
+
+    def stop(self) -> None:
+        """End :meth:`lines`, which another thread is in."""
 
 
 class Connection(Protocol):
@@ -56,6 +73,41 @@ class Offline:
         return self.get(path, deadline)
 
 
+class _Stream:
+    """See Stream."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
+        self._response = response
+        self.status = response.status
+
+    def __enter__(self) -> _Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Never back to the pool: more may be on its way.
+        self._response.close()
+
+    def lines(self) -> Iterator[bytes]:
+        rest = bytearray()
+        try:
+            for chunk in self._response.stream(_CHUNK):
+                rest += chunk
+                if b"\n" in chunk:
+                    *lines, last = bytes(rest).split(b"\n")
+                    rest = bytearray(last)
+                    yield from (line for line in lines if line.strip())
+                if len(rest) > MAX_OBJECT:
+                    raise LookupFailed(f"the API server's answer has more than {MAX_OBJECT // 2**20} MiB")
+        except (urllib3.exceptions.HTTPError, OSError):
+            # A connection that was cut, or is dead: for whoever watches it is the end of this watch and no more.
+            return
+
+    def stop(self) -> None:
+        # Nothing is left to stop where it has ended meanwhile.
+        with contextlib.suppress(ValueError, RuntimeError, OSError):
+            self._response.shutdown()
+
+
 class ApiServer:
     """The API server, as ``load`` configures the client for it.
 
@@ -79,22 +131,45 @@ class ApiServer:
         """The answer to ``method`` on ``path`` with ``body``; otherwise as :meth:`get`."""
         return self._call(method, path, body, content_type, deadline)
 
+    def stream(self, path: str, quiet: float) -> Stream:
+        """The answer to GET ``path``, line by line; it ends once nothing has come for ``quiet`` seconds.
+
+        Raises:
+            LookupFailed: no answer.
+        """
+        with _explained():
+            timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, read=quiet)
+            response = _response(self._logged_in(), "GET", path, None, None, timeout)
+        if response.status == 401:
+            self._client = None
+        return _Stream(response)
+
     def _call(self, method: str, path: str, body: bytes | None, content_type: str | None, deadline: float) -> Answer:
-        try:
-            if (client := self._client) is None:
-                client = self._client = _client(self._load())
-            answer = _request(client, method, path, body, content_type, deadline)
-        except urllib3.exceptions.NewConnectionError:  # it counts as a timeout in urllib3, and is none
-            raise LookupFailed("the API server cannot be reached; try again") from None
-        except (urllib3.exceptions.TimeoutError, TimeoutError):
-            raise LookupFailed("the API server did not answer in time; try again") from None
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise LookupFailed(f"the API server cannot be reached ({type(error).__name__}); try again") from None
-        except (ConfigException, SettingsError) as error:
-            raise LookupFailed(f"driftwall cannot log in to the API server: {error}") from None
+        with _explained():
+            answer = _request(self._logged_in(), method, path, body, content_type, deadline)
         if answer.status == 401:
             self._client = None
         return answer
+
+    def _logged_in(self) -> ApiClient:
+        if (client := self._client) is None:
+            client = self._client = _client(self._load())
+        return client
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Whatever keeps a call from being answered, as a LookupFailed that says so."""
+    try:
+        yield
+    except urllib3.exceptions.NewConnectionError:  # it counts as a timeout in urllib3, and is none
+        raise LookupFailed("the API server cannot be reached; try again") from None
+    except (urllib3.exceptions.TimeoutError, TimeoutError):
+        raise LookupFailed("the API server did not answer in time; try again") from None
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise LookupFailed(f"the API server cannot be reached ({type(error).__name__}); try again") from None
+    except (ConfigException, SettingsError) as error:
+        raise LookupFailed(f"driftwall cannot log in to the API server: {error}") from None
 
 
 def connect(kubeconfig: Path | None) -> ApiServer | Offline:
@@ -160,27 +235,10 @@ def _client(configuration: Configuration) -> ApiClient:
 def _request(
     client: ApiClient, method: str, path: str, body: bytes | None, content_type: str | None, deadline: float
 ) -> Answer:
-    # Straight to the client's connection pool, which has its TLS and proxy settings: the generated methods exist for
-    # known kinds alone, and retry on their own.
-    configuration = client.configuration
-    headers = {"accept": "application/json", "user-agent": client.user_agent}
-    for setting in configuration.auth_settings().values():
-        headers[setting["key"]] = setting["value"]
-    if content_type is not None:
-        headers["content-type"] = content_type
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
-    response = client.rest_client.pool_manager.request(
-        method,
-        configuration.host + path,
-        body=body,
-        headers=headers,
-        timeout=urllib3.Timeout(total=left),
-        retries=False,
-        redirect=False,
-        preload_content=False,
-    )
+    response = _response(client, method, path, body, content_type, urllib3.Timeout(total=left))
     try:
         content = _body(response, deadline)
     except BaseException:
@@ -189,6 +247,29 @@ def _request(
         raise
     response.release_conn()
     return Answer(status=response.status, body=content)
+
+
+def _response(
+    client: ApiClient, method: str, path: str, body: bytes | None, content_type: str | None, timeout: urllib3.Timeout
+) -> urllib3.BaseHTTPResponse:
+    # Straight to the client's connection pool, which has its TLS and proxy settings: the generated methods exist for
+    # known kinds alone, and retry on their own.
+    configuration = client.configuration
+    headers = {"accept": "application/json", "user-agent": client.user_agent}
+    for setting in configuration.auth_settings().values():
+        headers[setting["key"]] = setting["value"]
+    if content_type is not None:
+        headers["content-type"] = content_type
+    return client.rest_client.pool_manager.request(
+        method,
+        configuration.host + path,
+        body=body,
+        headers=headers,
+        timeout=timeout,
+        retries=False,
+        redirect=False,
+        preload_content=False,
+    )
 
 
 def _body(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:

@@ -7,7 +7,7 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -20,9 +20,8 @@ from webhook.admission import ObjectRef, Review
 from webhook.breakglass import write_time
 from webhook.cluster.connection import Connection
 from webhook.cluster.objects import path
-from webhook.decision import BreakGlassUse, Decision
+from webhook.decision import BreakGlassUse, Decision, drift_of
 from webhook.errors import LookupFailed
-from webhook.mutation import drift_of
 from webhook.subject import place_of
 from webhook.text import cut, escaped
 
@@ -66,7 +65,14 @@ class Traces:
             self._put(_event(review, decision.break_glass, now))
         # Of the object itself the mutating webhook has the labels in hand; of a scale's parent nobody has.
         if decision.tagged and review.subresource and review.operation == "UPDATE":
-            self._put(_mark(review, decision, now))
+            try:
+                self._put(_mark(review, decision, now))
+            except LookupFailed:  # a name that no object has
+                self._on_result("mark", "failed")
+
+    def event(self, body: Mapping[str, Any]) -> None:
+        """Leave an Event; one of the same name that is there already counts as this one. Never waits, never raises."""
+        self._put(_event_call(body))
 
     def close(self) -> None:
         """Write what waits, for a few seconds."""
@@ -88,19 +94,21 @@ class Traces:
                 answer = self._connection.send(
                     call.method, call.path, call.body, call.content_type, time.monotonic() + _CALL_SECONDS
                 )
-                problem = "" if answer.status < 300 else f"HTTP {answer.status}"
+                there = answer.status == 409 and call.method == "POST"
+                problem = "" if answer.status < 300 or there else f"HTTP {answer.status}"
             except LookupFailed as error:
                 problem = str(error)
             except Exception as error:  # noqa: BLE001 - the thread must outlive whatever one call brings
                 problem = type(error).__name__
             if problem:
-                _log.warning("could not write a %s to %s: %s", call.kind, call.path, problem)
+                _log.warning("could not write the %s to %s: %s", call.kind, call.path, problem)
             self._on_result(call.kind, "failed" if problem else "written")
 
 
 def _event(review: Review, use: BreakGlassUse, now: datetime) -> _Call:
     ref = place_of(review)
-    namespace = ref.namespace or (ref.name if ref.resource == "namespaces" else "default")
+    # The API server takes Events about what has no namespace, a Namespace too, in this one alone.
+    namespace = ref.namespace or "default"
     message = f"{use.action} by {review.user.username}: {use.reason}"
     if use.violations:
         fields = dict.fromkeys(change.path for violation in use.violations for change in violation.fields)
@@ -124,6 +132,11 @@ def _event(review: Review, use: BreakGlassUse, now: datetime) -> _Call:
         "reportingComponent": "driftwall.io/webhook",
         "reportingInstance": "",
     }
+    return _event_call(body)
+
+
+def _event_call(body: Mapping[str, Any]) -> _Call:
+    namespace = str(body["metadata"]["namespace"])
     return _Call(
         kind="event",
         method="POST",

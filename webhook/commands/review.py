@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from webhook import admission, audit
 from webhook.errors import LookupFailed, MalformedReview
-from webhook.offline import RecordedObjects, decide_offline
+from webhook.offline import RecordedObjects, decide_offline, mutate_offline
 from webhook.policy_compiler import load
 from webhook.text import escaped
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from webhook.commands import Subparsers
 
 _DESCRIPTION = """\
-Decides recorded AdmissionReviews by the policies in PATH, in the order given. A folder stands for the *.json files
-below it in the order of their paths, - for the standard input. The parent of a scale and the like is looked up among
-the reviews given before."""
+Decides recorded AdmissionReviews by the policies in PATH, in the order given, and shows the patch that the mutating
+webhook would answer with. A folder stands for the *.json files below it in the order of their paths, - for the standard
+input. The parent of a scale and the like is looked up among the reviews given before."""
 _EXAMPLES = """\
 examples:
   driftwall review --policies policies recordings/02-set-image
@@ -62,9 +62,11 @@ def run(args: argparse.Namespace) -> int:
             review = admission.parse(body)
             try:
                 decision = decide_offline(review, snapshot, recorded, now)
+                took = time.perf_counter() - started
+                patch = mutate_offline(review, snapshot, recorded, now).patch
             finally:
                 recorded.remember(review)
-            line |= audit.record(review, decision, time=now, seconds=time.perf_counter() - started)
+            line |= audit.record(review, decision, time=now, seconds=took) | {"patch": list(patch)}
             denied = denied or not decision.allowed
         except (MalformedReview, LookupFailed) as error:
             # No verdict is no allow.
@@ -97,6 +99,8 @@ def _text(line: dict[str, Any]) -> str:
     policies = ",".join(policy["name"] for policy in line["policies"])
     head = f"{verdict:<6} {line['user']} ({line['writer']}) {line['operation']} {resource} {place} {policies}".rstrip()
     details = [line["message"], *line["warnings"]]
+    if line["patch"]:
+        details.append(f"patch: {json.dumps(line['patch'])}")
     body = [f"       {text}" for detail in details for text in detail.splitlines()]
     return "\n".join([escaped(head), *body])
 

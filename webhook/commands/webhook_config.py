@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from webhook import pki
 from webhook.documents import dump
 from webhook.errors import SettingsError
 from webhook.policy_compiler import load
@@ -54,7 +55,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _target(args: argparse.Namespace) -> Target:
-    ca = args.ca_file.read_bytes() if args.ca_file is not None else b""
+    ca = b""
+    if args.ca_file is not None:
+        ca = args.ca_file.read_bytes()
+        pki.check_ca(ca)
     if args.url is not None:
         parts = urlsplit(args.url)
         if parts.scheme != "https" or not parts.netloc or parts.query or parts.fragment or "@" in parts.netloc:

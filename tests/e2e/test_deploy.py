@@ -1,0 +1,415 @@
+"""What is in deploy/, on a real API server: accepted, installed twice, upgraded, removed; and the emergency page."""
+
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import helm_python as helm
+import pytest
+import yaml
+
+from tests.deploying import (
+    CHART,
+    DEPLOY,
+    NAMESPACE,
+    ROOT,
+    VALUES,
+    Object,
+    build,
+    chart_for_version,
+    commands,
+    for_version,
+    named,
+    render,
+)
+from webhook.cluster import leases
+from webhook.cluster.connection import connect
+from webhook.cluster.resources import Resources
+from webhook.errors import ClusterError
+
+from . import binaries
+from .api import Api, ApiError
+from .control_plane import ControlPlane
+from .kinds import FLUX
+from .servers import Options
+
+CHOICES: Sequence[Object] = (
+    {"policies": {"mode": "tag"}, "extraEnv": [{"name": "A", "value": "b"}], "podLabels": {"a": "b"}},
+    {"certificates": {"mode": "certManager"}, "serviceMonitor": {"enabled": True}},
+    {"certificates": {"mode": "existingSecret", "existingSecret": {"name": "mine", "ca": "no matter"}}},
+    {
+        "tolerations": [{"operator": "Exists"}],
+        "imagePullSecrets": [{"name": "pull"}],
+        "podAnnotations": {"a": "b"},
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "affinity": {"nodeAffinity": {}},
+        "rbac": {"scalable": [{"apiGroups": ["argoproj.io"], "resources": ["rollouts"]}]},
+        "config": {"exemptNamespaces": []},
+    },
+)
+WEBHOOKS = "validatingwebhookconfigurations", "mutatingwebhookconfigurations"
+ADMISSION = "/apis/admissionregistration.k8s.io/v1"
+# Of whoever runs the test's API server, and what every namespace has.
+NOT_OURS = ("driftwall-e2e-", "kube-root-ca.crt", "default")
+
+
+@pytest.fixture(scope="module")
+def cluster(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
+    """A control plane of its own: while the webhooks are there and nobody answers them, no other test could write.
+
+    Its API server asks for a Service's endpoints, of which there are none, and never calls an address in vain.
+    """
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+    assert capture is not None
+    with capture.global_and_fixture_disabled():
+        plane = ControlPlane(Options(api_server_flags=["--enable-aggregator-routing=true"]))
+        plane.start()
+    try:
+        yield plane
+    finally:
+        plane.stop()
+
+
+@pytest.fixture
+def plane(cluster: ControlPlane) -> Iterator[ControlPlane]:
+    """The control plane, with nothing of driftwall's in it before and after."""
+    assert installed(cluster) == []
+    yield cluster
+    take_away(cluster)
+
+
+def take_away(plane: ControlPlane) -> None:
+    for name, path in found(plane).items():
+        # What is in the namespace goes with it.
+        if "/namespaces/" not in path and not name.startswith("Namespace "):
+            plane.raw("DELETE", path)
+    plane.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
+    plane.wait_for(lambda: installed(plane) == [], "everything to be gone")
+
+
+def found(plane: ControlPlane) -> dict[str, str]:
+    """Every object of driftwall's that there is, of any kind: kind and name, and path; webhook configurations first."""
+    bases = [f"/apis/{group['preferredVersion']['groupVersion']}" for group in plane.get("/apis")["groups"]]
+    ours = {}
+    for base in sorted(["/api/v1", *bases], key=lambda base: base != ADMISSION):
+        for resource in plane.get(base)["resources"]:
+            if "list" not in resource["verbs"] or resource["kind"] == "Event":
+                continue
+            for item in plane.get(f"{base}/{resource['name']}")["items"]:
+                metadata = item["metadata"]
+                if is_ours(metadata):
+                    within = f"/namespaces/{metadata['namespace']}" if resource["namespaced"] else ""
+                    ours[f"{resource['kind']} {metadata['name']}"] = f"{base}{within}/{resource['name']}/{metadata['name']}"
+    return ours
+
+
+def is_ours(metadata: Object) -> bool:
+    if metadata["name"].startswith(NOT_OURS):
+        return False
+    labels = metadata.get("labels", {})
+    own = labels.get("app.kubernetes.io/name") == "driftwall" or "driftwall" in metadata["name"]
+    return own or metadata.get("namespace") == NAMESPACE
+
+
+def installed(plane: ControlPlane) -> list[str]:
+    """Kind and name of every object of driftwall's."""
+    return sorted(found(plane))
+
+
+def in_namespace(plane: ControlPlane) -> list[str]:
+    return [name for name in installed(plane) if name != f"Namespace {NAMESPACE}"]
+
+
+def kubectl(plane: ControlPlane, *arguments: str, objects: list[Object]) -> str:
+    """kubectl with objects as its input; without validation, which knows older fields alone."""
+    text = yaml.safe_dump_all([for_version(each, plane.version) for each in objects])
+    validation = () if arguments[0] == "delete" else ("--validate=false",)
+    return plane.kubectl(*arguments, *validation, "-f", "-", stdin=text).stdout
+
+
+def overlay(plane: ControlPlane, name: str) -> list[Object]:
+    return build(binaries.find().kubectl, name)
+
+
+def path_of(plane: ControlPlane, each: Object) -> str:
+    """The collection that an object is created in."""
+    group = each["apiVersion"].partition("/")[0] if "/" in each["apiVersion"] else ""
+    kind = each["kind"].lower() + (f".{group}" if group else "")
+    names = [f"{resource}" for resource in (kind,)]
+    api = Api(int(plane.url.rpartition(":")[2]), plane.ca_pem.decode())
+    return api.path(names[0], None, each["metadata"].get("namespace"), token=plane.token("admin"))
+
+
+def config(plane: ControlPlane) -> helm.Config:
+    return helm.Config(kubeconfig_path=plane.kubeconfig("admin"), namespace=NAMESPACE)
+
+
+# What is accepted
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_kustomize_and_the_chart_agree(name: str, plane: ControlPlane) -> None:
+    built, rendered = named(overlay(plane, name)), named(render(VALUES[name]))
+    # A release does not make its own namespace; definitions and policies are there before it.
+    before = ("Namespace", "CustomResourceDefinition", "DriftPolicy", "DriftwallConfig")
+    built = {key: each for key, each in built.items() if not key.startswith(before)}
+    assert sorted(built) == sorted(rendered)
+    for key, each in built.items():
+        assert rendered[key] == each
+
+
+def test_the_api_server_accepts_every_object_of_every_overlay(plane: ControlPlane) -> None:
+    plane.create_namespace(NAMESPACE)
+    kubectl(plane, "apply", objects=[yaml.safe_load(file.read_text()) for file in (DEPLOY / "crds").glob("*.io.yaml")])
+    plane.wait_for(lambda: plane.get("driftpolicies") and plane.get("driftwallconfigs"), "the definitions")
+    for name in VALUES:
+        for each in overlay(plane, name):
+            if each["kind"] not in ("Namespace", "CustomResourceDefinition"):
+                accept(plane, each)
+
+
+def test_the_api_server_accepts_every_object_of_the_chart(plane: ControlPlane) -> None:
+    plane.create_namespace(NAMESPACE)
+    for values in CHOICES:
+        for each in render(values):
+            # Of other people's definitions, which are not here.
+            if each["apiVersion"].partition("/")[0] in ("cert-manager.io", "monitoring.coreos.com"):
+                continue
+            if each["kind"].endswith("WebhookConfiguration"):
+                for hook in each["webhooks"]:
+                    hook["clientConfig"].pop("caBundle", None)  # the API server wants a real one
+            accept(plane, each)
+
+
+def accept(plane: ControlPlane, each: Object) -> None:
+    """Have the API server look at an object, and keep every field of it."""
+    wanted = for_version(each, plane.version)
+    status, answer = plane.raw("POST", f"{path_of(plane, wanted)}?dryRun=All", wanted)
+    assert status == 201, answer
+    assert missing(wanted, answer) == []
+
+
+def missing(wanted: object, there: object, where: str = "") -> list[str]:
+    """What the API server has dropped: fields that it does not know."""
+    if isinstance(wanted, dict) and isinstance(there, dict):
+        lost = [f"{where}.{key}" for key, value in wanted.items() if key not in there and value not in ({}, [], False)]
+        return lost + [path for key in wanted.keys() & there.keys() for path in missing(wanted[key], there[key], f"{where}.{key}")]
+    if isinstance(wanted, list) and isinstance(there, list):
+        if len(wanted) != len(there):
+            return [where]
+        pairs = enumerate(zip(wanted, there, strict=True))
+        return [path for index, pair in pairs for path in missing(*pair, f"{where}[{index}]")]
+    return [] if wanted == there else [f"{where}: {wanted!r} became {there!r}"]
+
+
+# Installed, upgraded, removed
+
+
+def test_an_overlay_is_installed_twice_upgraded_and_removed_and_nothing_is_left(plane: ControlPlane) -> None:
+    dry_run, enforce = overlay(plane, "dry-run"), overlay(plane, "enforce")
+    kubectl(plane, "apply", objects=dry_run)
+    first = installed(plane)
+    again = kubectl(plane, "apply", objects=dry_run).splitlines()
+    assert [line for line in again if not line.endswith(" unchanged")] == []
+    bundle = put_bundle(plane)
+    kubectl(plane, "apply", objects=enforce)
+    assert "MutatingWebhookConfiguration driftwall" in installed(plane)
+    # What driftwall has put there, and what its Secret holds, is not in what is applied, and stays.
+    assert bundles(plane) == {bundle}
+    assert plane.get("secret", "driftwall-tls", NAMESPACE)["data"] == {"tls.crt": "aGVsZA=="}
+    plane.wait_for(lambda: len(plane.get("pods", None, NAMESPACE)["items"]) == 2, "the pods")
+    deletion, removal = next_commands(DEPLOY / "README.md", "kubectl delete --ignore-not-found")
+    shell(plane, deletion)
+    assert not [name for name in installed(plane) if "Webhook" in name]
+    assert removal == "kubectl delete --ignore-not-found -k deploy/kustomize/overlays/enforce"
+    kubectl(plane, "delete", "--ignore-not-found", objects=enforce)
+    plane.wait_for(lambda: installed(plane) == [], "everything to be gone")
+    assert len(first) > 15
+
+
+def put_bundle(plane: ControlPlane) -> str:
+    """Do as driftwall does with its Secret and its webhook configuration; give the bundle."""
+    path = f"/api/v1/namespaces/{NAMESPACE}/secrets/driftwall-tls?fieldManager=driftwall"
+    patch(plane, path, {"data": {"tls.crt": "aGVsZA=="}}, "merge")
+    bundle = as_base64(plane.ca_pem)
+    configuration = plane.get(f"{ADMISSION}/{WEBHOOKS[0]}/driftwall")
+    hooks = [{"name": hook["name"], "clientConfig": {"caBundle": bundle}} for hook in configuration["webhooks"]]
+    path = f"{ADMISSION}/{WEBHOOKS[0]}/driftwall?fieldManager=driftwall"
+    patch(plane, path, {"webhooks": hooks}, "strategic-merge")
+    return bundle
+
+
+def bundles(plane: ControlPlane) -> set[str]:
+    """The bundles of the webhooks that are in the configurations of both overlays."""
+    hooks = plane.get(f"{ADMISSION}/{WEBHOOKS[0]}/driftwall")["webhooks"]
+    return {hook["clientConfig"].get("caBundle", "") for hook in hooks}
+
+
+def as_base64(pem: bytes) -> str:
+    import base64
+
+    return base64.b64encode(pem).decode()
+
+
+def patch(plane: ControlPlane, path: str, body: Object, kind: str) -> None:
+    status, answer = plane.raw("PATCH", path, body, headers={"Content-Type": f"application/{kind}-patch+json"})
+    assert status == 200, answer
+
+
+def next_commands(page: Path, beginning: str) -> tuple[str, str]:
+    """The first command of a page that begins so, and the one after it."""
+    found = commands(page)
+    index = next(index for index, command in enumerate(found) if command.startswith(beginning))
+    return found[index], found[index + 1]
+
+
+def shell(plane: ControlPlane, command: str, *, at: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run a line of a page as an administrator would, at the root of a checkout."""
+    folder = plane.folder / "bin"
+    folder.mkdir(exist_ok=True)
+    link = folder / "kubectl"
+    if not link.exists():
+        link.symlink_to(binaries.find().kubectl)
+    environment = {
+        "PATH": f"{folder}:/usr/bin:/bin",
+        "HOME": str(plane.folder / "home"),
+        "KUBECONFIG": str(plane.kubeconfig("admin")),
+    }
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        env=environment,
+        cwd=at,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, (command, done.stdout, done.stderr)
+    return done
+
+
+def test_a_release_is_installed_upgraded_and_uninstalled_webhooks_first(plane: ControlPlane, tmp_path: Path) -> None:
+    chart = chart_for_version(plane.version, tmp_path)
+    with config(plane) as release:
+        release.install(chart, "driftwall", create_namespace=True)
+        # As API servers from v1.21 on do themselves.
+        plane.kubectl("label", "namespace", NAMESPACE, f"kubernetes.io/metadata.name={NAMESPACE}", "--overwrite")
+        with pytest.raises(helm.HelmError, match="cannot re-?use a name"):
+            release.install(chart, "driftwall")
+        first = installed(plane)
+        release.upgrade(chart, "driftwall")
+        assert [name for name in installed(plane) if "helm.release" not in name and "Pod" not in name] == [
+            name for name in first if "helm.release" not in name and "Pod" not in name
+        ]
+        path = f"/api/v1/namespaces/{NAMESPACE}/secrets/driftwall-tls?fieldManager=driftwall"
+        patch(plane, path, {"data": {"tls.crt": "aGVsZA=="}}, "merge")
+        release.upgrade(chart, "driftwall", {"policies": {"mode": "enforce"}})
+        assert "MutatingWebhookConfiguration driftwall" in installed(plane)
+        assert plane.get("secret", "driftwall-tls", NAMESPACE)["data"] == {"tls.crt": "aGVsZA=="}
+        release.uninstall("driftwall")
+    plane.wait_for(lambda: in_namespace(plane) == default_objects(plane), "everything to be gone but the namespace")
+    deleted = [
+        event["objectRef"]["resource"]
+        for event in plane.audit_events()
+        if event["verb"] == "delete" and event["objectRef"].get("name") == "driftwall"
+    ]
+    ours = deleted[-deleted[::-1].index("deployments") - 5 :] if "deployments" in deleted else deleted
+    assert set(WEBHOOKS) <= set(deleted)
+    assert max(map(deleted.index, WEBHOOKS)) < deleted.index("deployments"), ours
+
+
+def default_objects(plane: ControlPlane) -> list[str]:
+    """What a namespace has by itself: a service account's token, in older versions."""
+    return [name for name in in_namespace(plane) if name.startswith("Secret default-token-")]
+
+
+# What it may do
+
+
+def test_the_rights_by_name_are_enough_to_make_what_is_gone_anew(plane: ControlPlane) -> None:
+    kubectl(plane, "apply", objects=overlay(plane, "dry-run"))
+    kubeconfig = plane.folder / "as-driftwall.json"
+    token = plane.service_account_token(NAMESPACE, "driftwall")
+    api = Api(int(plane.url.rpartition(":")[2]), plane.ca_pem.decode())
+    kubeconfig.write_text(api.kubeconfig("driftwall", token=token))
+    resources = Resources(connect(kubeconfig))
+    secrets = f"/api/v1/namespaces/{NAMESPACE}/secrets"
+    lease = leases.path_of(NAMESPACE, "driftwall")
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "driftwall-tls"}, "type": "Opaque"}
+    plane.raw("DELETE", f"{secrets}/driftwall-tls")
+    plane.raw("DELETE", lease)
+    assert resources.ensure(f"{secrets}/driftwall-tls", secret)["metadata"]["name"] == "driftwall-tls"
+    assert resources.ensure(lease, leases.empty(lease))["metadata"]["name"] == "driftwall"
+    other = {**secret, "metadata": {"name": "another"}}
+    with pytest.raises(ClusterError, match="driftwall may not"):
+        resources.ensure(f"{secrets}/another", other)
+    with pytest.raises(ClusterError, match="driftwall may not"):
+        resources.get(secrets)
+
+
+# The emergency page
+
+
+def test_the_commands_of_the_emergency_page_do_what_it_says(plane: ControlPlane) -> None:
+    enforce = overlay(plane, "enforce")
+    shop = plane.create_namespace("shop")
+    kubectl(plane, "apply", objects=[deployment(shop)])
+    kubectl(plane, "apply", objects=enforce)
+    # Nobody answers: what is guarded cannot be written.
+    plane.wait_for(lambda: refusal(plane, shop), "writes to be refused")
+    assert "failed calling webhook" in refusal(plane, shop)
+
+    page = DEPLOY / "EMERGENCY.md"
+    deletion, softening, glass, *others = commands(page)
+    shell(plane, softening)
+    plane.wait_for(lambda: not refusal(plane, shop), "writes to go through while driftwall is away")
+    shell(plane, glass)
+    kubectl(plane, "apply", objects=enforce)
+    plane.wait_for(lambda: refusal(plane, shop), "writes to be refused again")
+    shell(plane, deletion)
+    plane.wait_for(lambda: not refusal(plane, shop), "writes to go through")
+    kubectl(plane, "apply", objects=enforce)
+    plane.wait_for(lambda: refusal(plane, shop), "writes to be refused again")
+    # Its own namespace never waits for it.
+    kubectl(plane, "apply", objects=[revised(enforce)])
+    plane.wait_for(lambda: revisions(plane) == 2, "two revisions of the Deployment")
+    *repairs, restoring = others
+    for command in repairs:
+        shell(plane, command)
+    assert restoring == "kubectl apply -k deploy/kustomize/overlays/enforce"
+    kubectl(plane, "apply", objects=enforce)
+    assert plane.get("secret", "driftwall-tls", NAMESPACE)["type"] == "Opaque"
+    shell(plane, deletion)
+    plane.kubectl("delete", "namespace", shop)
+
+
+def deployment(namespace: str) -> Object:
+    labels = {"app": "web"}
+    pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "web", "image": "image.invalid/web"}]}}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "web", "namespace": namespace, "labels": FLUX},
+        "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": pod},
+    }
+
+
+def revised(objects: list[Object]) -> Object:
+    found = next(each for each in objects if each["kind"] == "Deployment")
+    text = json.dumps(found).replace('"cpu": "100m"', '"cpu": "101m"')
+    changed: Object = json.loads(text)
+    return changed
+
+
+def revisions(plane: ControlPlane) -> int:
+    return len(plane.get("replicasets", None, NAMESPACE)["items"])
+
+
+def refusal(plane: ControlPlane, namespace: str) -> str:
+    """Why the managed Deployment cannot be written now, if it cannot; nothing is written."""
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments/web?dryRun=All"
+    body = {"spec": {"template": {"metadata": {"annotations": {"a": "b"}}}}}
+    headers = {"Content-Type": "application/merge-patch+json"}
+    status, answer = plane.raw("PATCH", path, body, headers=headers)
+    return "" if status == 200 else str(answer["message"])

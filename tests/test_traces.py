@@ -1,0 +1,372 @@
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from tests.admitting import BY, EXPIRES, REASON, SAM
+from tests.reviews import ALICE, FLUX_LABELS, NOW, Cluster, Json, review, snapshot_of
+from tests.serving import PATIENCE
+from webhook.admission import Review
+from webhook.cluster import traces
+from webhook.cluster.connection import Offline, connect
+from webhook.cluster.traces import Traces
+from webhook.decision import BreakGlassUse, Decision, FieldChange, Violation
+
+POLICIES = """
+apiVersion: driftwall.io/v1alpha1
+kind: DriftwallConfig
+metadata: {name: default}
+spec:
+  breakGlass: {groups: [sre]}
+---
+apiVersion: driftwall.io/v1alpha1
+kind: DriftPolicy
+metadata: {name: guarded}
+spec: {mode: enforce, protect: {fields: [data.*, spec.replicas], deletion: true}}
+---
+apiVersion: driftwall.io/v1alpha1
+kind: DriftPolicy
+metadata: {name: noted}
+spec: {mode: tag, protect: {fields: [spec.paused, metadata.labels.*]}}
+"""
+SNAPSHOT = snapshot_of(POLICIES)
+GLASS = {REASON: "fire", BY: "sam", EXPIRES: "2026-11-22T08:00:00Z"}
+
+
+class Call(NamedTuple):
+    method: str
+    path: str
+    content_type: str
+    token: str
+    body: Any
+
+
+class FakeApiServer:
+    """An API server over real HTTP that takes whatever it is sent and answers with ``status``."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.status = 201
+        self.go_on = threading.Event()
+        self.go_on.set()
+        fake = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def answer(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                content_type, token = self.headers["Content-Type"], self.headers["Authorization"]
+                fake.calls.append(Call(self.command, self.path, content_type, token, body))
+                fake.go_on.wait(PATIENCE)
+                self.send_response(fake.status)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"{}")
+
+            do_POST = do_PATCH = answer  # noqa: N815 - as http.server wants them
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    def close(self) -> None:
+        self.go_on.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class Harness:
+    """Traces that go to a fake API server, and what became of them."""
+
+    def __init__(self, fake: FakeApiServer, kubeconfig: Path) -> None:
+        self.fake = fake
+        self.results: list[tuple[str, str]] = []
+        self.wrote = threading.Event()
+        self.traces = Traces(connect(kubeconfig), on_result=self._result)
+
+    def _result(self, kind: str, result: str) -> None:
+        self.results.append((kind, result))
+        if result == "written":
+            self.wrote.set()
+
+    def leave(self, *written: Review, there: tuple[Json, ...] = ()) -> list[Decision]:
+        """Decide reviews and leave what they ask for."""
+        decisions = [Cluster(there).decide(each, SNAPSHOT) for each in written]
+        for each, decision in zip(written, decisions, strict=True):
+            self.traces.leave(each, decision, NOW)
+        return decisions
+
+    def calls(self) -> list[Call]:
+        """Everything that was written, once it is."""
+        self.traces.close()
+        return self.fake.calls
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Iterator[Harness]:
+    fake = FakeApiServer()
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "test",
+        "clusters": [{"name": "test", "cluster": {"server": f"http://127.0.0.1:{fake.port}"}}],
+        "users": [{"name": "test", "user": {"token": "t"}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+    }
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    harness = Harness(fake, tmp_path / "kubeconfig")
+    yield harness
+    fake.go_on.set()
+    harness.traces.close()
+    fake.close()
+
+
+def settings(data: Json, labels: Json | None = None, annotations: Json | None = None, **metadata: Any) -> Json:
+    whole = {"name": "web", "namespace": "shop", "uid": "7a1c", "labels": FLUX_LABELS if labels is None else labels}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {**whole, "annotations": annotations or {}, **metadata},
+        "data": data,
+    }
+
+
+def web(replicas: int, **more: Any) -> Json:
+    spec = {"replicas": replicas, **more}
+    return {**settings({}, annotations=GLASS), "apiVersion": "apps/v1", "kind": "Deployment", "spec": spec}
+
+
+OPEN, CHANGED = settings({"a": "1"}, annotations=GLASS), settings({"a": "2"}, annotations=GLASS)
+CLOSED = settings({"a": "1"})
+
+
+def test_a_write_under_break_glass_leaves_an_event_on_the_object(harness: Harness) -> None:
+    harness.leave(review(OPEN, CHANGED, user=ALICE))
+    (call,) = harness.calls()
+    assert call[:4] == ("POST", "/api/v1/namespaces/shop/events", "application/json", "Bearer t")
+    name = call.body["metadata"].pop("name")
+    assert (name.startswith("web."), len(name)) == (True, 20)
+    assert call.body == {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"namespace": "shop"},
+        "involvedObject": {"apiVersion": "v1", "kind": "ConfigMap", "namespace": "shop", "name": "web", "uid": "7a1c"},
+        "reason": "WriteUnderBreakGlass",
+        "message": "alice wrote data.a under break-glass (fire, by sam), against policy guarded",
+        "type": "Warning",
+        "count": 1,
+        "firstTimestamp": "2026-11-22T07:00:00Z",
+        "lastTimestamp": "2026-11-22T07:00:00Z",
+        "source": {"component": "driftwall"},
+        "reportingComponent": "driftwall.io/webhook",
+        "reportingInstance": "",
+    }
+    assert harness.results == [("event", "written")]
+
+
+def test_breaking_a_glass_and_mending_it_leave_an_event_each(harness: Harness) -> None:
+    broken = settings({"a": "1"}, annotations={REASON: "fire"})
+    harness.leave(review(CLOSED, broken, user=SAM), review(OPEN, CLOSED, user=SAM), review(OPEN, None, user=ALICE))
+    assert [(call.body["reason"], call.body["message"]) for call in harness.calls()] == [
+        ("GlassBroken", "set by sam: fire"),
+        ("GlassMended", "removed by sam: fire"),
+        ("WriteUnderBreakGlass", "alice wrote delete under break-glass (fire, by sam), against policy guarded"),
+    ]
+
+
+def test_an_event_about_what_has_no_namespace_goes_where_the_api_server_takes_it(harness: Harness) -> None:
+    namespace: Json = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "uid": "u"}}
+    broken = {**namespace, "metadata": {"name": "shop", "uid": "u", "annotations": {REASON: "fire"}}}
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "a:b"}}
+    opened = {**role, "metadata": {"name": "a:b", "annotations": {REASON: "fire"}}}
+    harness.leave(review(namespace, broken, user=SAM), review(role, opened, user=SAM))
+    calls = harness.calls()
+    assert {call.path for call in calls} == {"/api/v1/namespaces/default/events"}
+    assert [call.body["involvedObject"] for call in calls] == [
+        {"apiVersion": "v1", "kind": "Namespace", "name": "shop", "uid": "u"},
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "name": "a:b"},
+    ]
+    assert {call.body["metadata"]["namespace"] for call in calls} == {"default"}
+
+
+def scale(replicas: int) -> Json:
+    return {
+        "apiVersion": "autoscaling/v1",
+        "kind": "Scale",
+        "metadata": {"name": "web", "namespace": "shop", "uid": "7a1c"},
+        "spec": {"replicas": replicas},
+    }
+
+
+def test_the_parent_of_a_scale_that_has_drifted_is_marked(harness: Harness) -> None:
+    written = review(scale(2), scale(5), user=ALICE, subresource="scale", parent=web(2))
+    harness.leave(written, there=(web(2),))
+    event, mark = harness.calls()
+    assert event.body["involvedObject"] == {"apiVersion": "apps/v1", "namespace": "shop", "name": "web", "uid": "7a1c"}
+    path = "/apis/apps/v1/namespaces/shop/deployments/web?fieldManager=driftwall"
+    assert mark[:3] == ("PATCH", path, "application/merge-patch+json")
+    drift = mark.body["metadata"]["annotations"].pop("driftwall.io/drift")
+    assert json.loads(drift) == {
+        "by": "alice",
+        "at": "2026-11-22T07:00:00Z",
+        "policy": "guarded",
+        "fields": ["spec.replicas"],
+        "reason": "fire",
+    }
+    assert mark.body == {"metadata": {"labels": {"driftwall.io/drifted": "true"}, "annotations": {}}}
+    assert harness.results == [("event", "written"), ("mark", "written")]
+
+
+def test_a_write_through_status_that_drifts_in_mode_tag_is_marked(harness: Harness) -> None:
+    harness.leave(review(CLOSED, settings({"a": "1"}, {**FLUX_LABELS, "team": "x"}), user=ALICE, subresource="status"))
+    (mark,) = harness.calls()
+    assert (mark.method, mark.path) == ("PATCH", "/api/v1/namespaces/shop/configmaps/web?fieldManager=driftwall")
+
+
+def test_what_the_mutating_webhook_marks_is_not_marked_twice(harness: Harness) -> None:
+    (decision,) = harness.leave(review(CLOSED, settings({"a": "1"}, {**FLUX_LABELS, "team": "x"}), user=ALICE))
+    assert decision.tagged
+    assert harness.calls() == []
+
+
+def test_nothing_is_left_by_a_denial_a_dry_run_or_a_write_that_concerns_nothing(harness: Harness) -> None:
+    decisions = harness.leave(
+        review(CLOSED, settings({"a": "2"}), user=ALICE),
+        review(CLOSED, settings({"a": "1"}, annotations={REASON: "fire"}), user=ALICE),
+        review(OPEN, CHANGED, user=ALICE, dry_run=True),
+        review(scale(2), scale(5), user=ALICE, subresource="scale", parent=web(2), dry_run=True),
+        review(OPEN, settings({"a": "1"}, annotations={**GLASS, "note": "x"}), user=ALICE),
+        there=(web(2),),
+    )
+    assert [decision.allowed for decision in decisions] == [False, False, True, True, True]
+    assert harness.calls() == []
+    assert harness.results == []
+
+
+def test_no_value_of_a_secret_is_left(harness: Harness) -> None:
+    old, new = ({**each, "kind": "Secret", "data": {"key": f"Y2FuYXJ5{each['data']['a']}"}} for each in (OPEN, CHANGED))
+    harness.leave(review(old, new, user=ALICE))
+    (call,) = harness.calls()
+    assert call.body["message"] == "alice wrote data.key under break-glass (fire, by sam), against policy guarded"
+    assert "Y2FuYXJ5" not in json.dumps(call.body)
+
+
+def test_an_event_is_no_longer_than_the_api_server_takes_and_its_text_is_escaped(harness: Harness) -> None:
+    reason = "fire\u202e\n" + "x" * 5000
+    long = "n" * 253
+    glass = {**GLASS, REASON: reason}
+    old, new = (settings({"a": value}, annotations=glass, name=long) for value in "12")
+    harness.leave(review(old, new, user=ALICE))
+    (call,) = harness.calls()
+    assert len(call.body["message"]) == 1024
+    assert call.body["message"].startswith("alice wrote data.a under break-glass (fire\\u202e\\nxxx")
+    assert len(call.body["metadata"]["name"]) == 217  # of 253 that a name may have
+
+
+@pytest.mark.parametrize(
+    ("status", "result"), [(200, "written"), (201, "written"), (409, "written"), (403, "failed"), (500, "failed")]
+)
+def test_what_the_api_server_says_is_counted(
+    harness: Harness, status: int, result: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.fake.status = status
+    harness.leave(review(OPEN, CHANGED, user=ALICE), review(OPEN, CHANGED, user=ALICE))
+    assert len(harness.calls()) == 2
+    assert harness.results == [("event", result)] * 2
+    failure = f"could not write the event to /api/v1/namespaces/shop/events: HTTP {status}"
+    assert caplog.messages == ([failure] * 2 if result == "failed" else [])
+
+
+def test_an_api_server_that_is_down_costs_the_trace_and_nothing_else(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.fake.close()
+    harness.leave(review(OPEN, CHANGED, user=ALICE))
+    harness.traces.close()
+    assert harness.results == [("event", "failed")]
+    assert caplog.messages == [
+        "could not write the event to /api/v1/namespaces/shop/events: the API server cannot be reached; try again"
+    ]
+
+
+def test_without_a_way_to_the_api_server_every_trace_fails() -> None:
+    results: list[tuple[str, str]] = []
+    offline = Traces(Offline("it is a test"), on_result=lambda *result: results.append(result))
+    offline.leave(review(OPEN, CHANGED, user=ALICE), Cluster().decide(review(OPEN, CHANGED, user=ALICE), SNAPSHOT), NOW)
+    offline.close()
+    assert results == [("event", "failed")]
+
+
+def test_a_slow_api_server_is_never_waited_for_and_what_is_too_much_is_dropped(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.fake.go_on.clear()
+    written = review(OPEN, CHANGED, user=ALICE)
+    decision = Cluster().decide(written, SNAPSHOT)
+    waiting = 1000
+    for _ in range(waiting + 10):
+        harness.traces.leave(written, decision, NOW)  # nobody answers, so this would hang if it waited
+    dropped = harness.results.count(("event", "dropped"))
+    assert dropped in {9, 10}  # one may be on its way already
+    harness.fake.go_on.set()
+    monkeypatch.setattr(traces, "_CLOSE_SECONDS", PATIENCE)
+    assert harness.wrote.wait(PATIENCE)  # so there is room in the queue for its end
+    harness.traces.close()
+    assert harness.results.count(("event", "written")) == waiting + 10 - dropped
+
+
+def test_a_name_that_no_object_has_is_no_error(harness: Harness) -> None:
+    odd = review(
+        settings({"a": "1"}, name="../x"),
+        settings({"a": "1"}, {**FLUX_LABELS, "team": "x"}, name="../x"),
+        user=ALICE,
+        subresource="status",
+    )
+    harness.leave(odd)
+    assert harness.calls() == []
+    assert harness.results == [("mark", "failed")]
+
+
+def test_what_an_error_brings_does_not_end_the_thread(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        monkeypatch.undo()
+        raise ValueError("s3cr3t")
+
+    monkeypatch.setattr("webhook.cluster.connection.ApiServer.send", fail)
+    harness.leave(review(OPEN, CHANGED, user=ALICE), review(OPEN, CHANGED, user=ALICE))
+    harness.traces.close()
+    assert harness.results == [("event", "failed"), ("event", "written")]
+
+
+def test_what_is_left_over_at_the_end_is_not_waited_for_for_ever(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traces, "_CLOSE_SECONDS", 0.01)
+    harness.fake.go_on.clear()
+    use = BreakGlassUse(
+        action="used",
+        by="sam",
+        reason="fire",
+        expires=None,
+        on="x",
+        violations=(
+            Violation(name="p", mode="enforce", verdict="deny", fields=(FieldChange(path="a", change="added"),)),
+        ),
+    )
+    harness.traces.leave(review(OPEN, CHANGED, user=ALICE), Decision(allowed=True, writer="x", break_glass=use), NOW)
+    harness.traces.close()  # and returns
+    assert harness.results == []

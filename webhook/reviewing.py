@@ -1,0 +1,144 @@
+"""All that one process needs to answer reviews: policies, look-ups, log, and what decisions leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+from webhook import audit, pki, settings
+from webhook.cluster import own_pod
+from webhook.cluster.connection import ApiServer, Offline
+from webhook.cluster.objects import ObjectReader
+from webhook.cluster.policies import ClusterPolicies
+from webhook.cluster.traces import Traces
+from webhook.decision import decide
+from webhook.errors import SettingsError
+from webhook.metrics import Metrics
+from webhook.mutation import mutate
+from webhook.policy_files import PolicyFiles
+from webhook.policy_source import Source
+from webhook.policy_store import PolicyStore
+from webhook.readiness import Readiness
+from webhook.server import ReviewServer
+from webhook.servers import Server
+from webhook.settings import Settings
+from webhook.tls import Material, Swappable
+
+# Seconds that the last lines of a log may take at shutdown: a reader that is there needs milliseconds.
+LOG_SECONDS: Final = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+class Reviewing:
+    """``application`` is to be served, by :meth:`run`; ``policies`` are what it decides by.
+
+    Raises:
+        SettingsError: the policies are to come from the cluster, to which there is no way.
+    """
+
+    def __init__(
+        self,
+        config: Settings,
+        *,
+        connection: ApiServer | Offline,
+        metrics: Metrics,
+        readiness: Readiness,
+        leads: Callable[[], bool],
+        turns: audit.Turns | None = None,
+    ) -> None:
+        source = policy_source(config, connection, leads)
+        self._decisions = audit.LineWriter(1, on_drop=metrics.log_drop, turns=turns)
+        self._objects = ObjectReader(connection, on_result=metrics.lookup)
+        self._traces = Traces(connection, on_result=metrics.trace)
+        self.policies = PolicyStore(
+            source, metrics=metrics, health=readiness, on_problems=own_pod.teller(self._traces, os.environ)
+        )
+        self.application = ReviewServer(
+            policies=self.policies,
+            decide=decide,
+            mutate=mutate,
+            objects=self._objects,
+            metrics=metrics,
+            log=audit.DecisionLog(self._decisions),
+            traces=self._traces,
+        )
+
+    def close(self) -> None:
+        """Write what waits, for a few seconds."""
+        self._objects.close()
+        self._traces.close()
+        self._decisions.close(LOG_SECONDS)
+
+
+class Alone:
+    """The one process that answers reviews and does all the rest, too."""
+
+    def __init__(self, reviewing: Reviewing, listeners: list[socket.socket], metrics: Metrics) -> None:
+        self._reviewing = reviewing
+        self._metrics = metrics
+        self._context = Swappable()
+        self._server = Server(reviewing.application, listeners, self._context)
+        self._serving: list[str] = []
+        self._running: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
+        #: Set once the policies were looked at, be they good or bad.
+        self.looked = reviewing.policies.looked
+
+    def install(self, material: Material, context: ssl.SSLContext) -> None:
+        """Serve new connections with this from now on; may be called from any thread."""
+        self._context.swap(context)
+        self._serving = [pki.fingerprint(material.certificate)]
+
+    def serving(self) -> list[str]:
+        """The certificates that new connections get, by fingerprint; may be called from any thread."""
+        return self._serving
+
+    def lead(self, leads: bool) -> None:
+        """Nobody else has to know."""
+
+    async def start(self, group: asyncio.TaskGroup) -> None:
+        """Accept connections; a certificate was installed before."""
+        self._following = group.create_task(self._reviewing.policies.follow())
+        self._running = group.create_task(self._server.run_to_end())
+        await self._server.accepting.wait()
+        self._metrics.workers.set(1)
+
+    async def refresh(self) -> None:
+        """The metrics are up to date."""
+
+    def retire(self) -> None:
+        """See :meth:`Server.retire`."""
+        self._server.retire()
+
+    async def drain(self) -> None:
+        """Answer what is in flight, and end."""
+        if self._following is not None and self._running is not None:
+            self._following.cancel()
+            await self._server.drain()
+            await self._running
+
+    def close(self) -> None:
+        """Write what waits."""
+        self._reviewing.close()
+
+
+def policy_source(config: Settings, connection: ApiServer | Offline, leads: Callable[[], bool]) -> Source:
+    """Where the policies come from; ``leads`` says whether it is for this process to write their status.
+
+    Raises:
+        SettingsError: from the cluster, to which there is no way.
+    """
+    if config.policies is not None:
+        return PolicyFiles(config.policies)
+    if isinstance(connection, Offline):
+        raise SettingsError(
+            f"{settings.POLICIES.flag} {settings.CLUSTER} needs a way to the API server ({connection.reason}); "
+            f"give {settings.KUBECONFIG.flag} FILE"
+        )
+    return ClusterPolicies(connection, is_leader=leads)

@@ -1,0 +1,123 @@
+"""uvicorn as driftwall runs it: without signals of its own, and so that no request is lost when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from typing import Any, Final
+
+import uvicorn
+
+from webhook.errors import DriftwallError
+from webhook.settings import Address, Option
+
+# The API server keeps idle connections for 90 s; a server that closes them sooner makes writes fail that are just being
+# sent. Prometheus and kubelet do not mind.
+KEEP_ALIVE_SECONDS: Final = 120
+# What is in flight at shutdown gets as long as the API server waits for a webhook by default; kubelet kills after 30 s.
+DRAIN_SECONDS: Final = 10
+# And what is idle gets this long to close properly: a client that is there answers at once, others never do.
+CLOSE_SECONDS: Final = 1.0
+# Connections that wait to be accepted; the kernel cuts it to its own limit (net.core.somaxconn).
+BACKLOG: Final = 2048
+
+_CLOSE: Final = (b"connection", b"close")
+
+Application = Callable[
+    [
+        MutableMapping[str, Any],
+        Callable[[], Awaitable[MutableMapping[str, Any]]],
+        Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    ],
+    Awaitable[None],
+]
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that leaves signals to its owner and says when it accepts connections."""
+
+    def __init__(self, application: Application, sockets: list[socket.socket], tls: ssl.SSLContext | None) -> None:
+        config = uvicorn.Config(
+            application,
+            interface="asgi3",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+            # No limit_concurrency: it counts idle connections too, and the API server keeps many.
+        )
+        config.load()
+        config.ssl = tls
+        super().__init__(config)
+        self._sockets = sockets
+        self.accepting = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leave signals alone: they are for both servers together."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and tell those who wait for :attr:`accepting`."""
+        await super().startup(sockets=sockets)
+        self.accepting.set()
+
+    async def run_to_end(self) -> None:
+        """Serve until :meth:`drain`."""
+        await self.serve(sockets=self._sockets)
+
+    def retire(self) -> None:
+        """Go on serving, and close each connection with its next answer, so that its client goes elsewhere.
+
+        One that is closed while it is idle may be one that a request is just being sent on, which then is lost.
+        """
+        # Every second uvicorn makes the headers of all answers anew from the former; what has begun, and what comes
+        # until then, goes by the latter.
+        self.config.encoded_headers.append(_CLOSE)
+        self.server_state.default_headers.append(_CLOSE)
+
+    async def drain(self) -> None:
+        """Accept no more, wait until the requests in flight are answered, and close all connections."""
+        self.should_exit = True
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + CLOSE_SECONDS
+        while self.server_state.connections and loop.time() < give_up:
+            if self.server_state.tasks:
+                await asyncio.wait(self.server_state.tasks)
+                give_up = loop.time() + CLOSE_SECONDS
+            await asyncio.sleep(0.05)  # uvicorn, too, finds out by looking, every 0.1 s
+        self.force_exit = True
+
+
+def listen(option: Option, address: Address) -> socket.socket:
+    """A socket bound to ``address`` that takes connections already. ``[::]`` takes those over IPv4 too.
+
+    Raises:
+        DriftwallError: the address cannot be had.
+    """
+    try:
+        infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, sockaddr = infos[0]
+        every = family == socket.AF_INET6 and sockaddr[0] == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(sockaddr, family=family, backlog=BACKLOG, dualstack_ipv6=every)
+    except OSError as error:
+        # Python adds the address to strerror; a name that does not resolve has a number of its own, below zero.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise DriftwallError(f"{option.flag}: cannot listen on {address}: {reason}") from error
+
+
+def bound(listener: socket.socket) -> Address:
+    """Where ``listener`` really listens."""
+    host, port = listener.getsockname()[:2]
+    return Address(host=host, port=port)
