@@ -19,7 +19,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY webhook webhook
 COPY policies policies
 RUN python3 -m pip --python /opt/tools/bin/python3 wheel --no-index --no-deps --no-build-isolation -w /wheels . && \
-    python3 -m pip --python /opt/driftwall/bin/python3 install --no-index --no-deps /wheels/driftwall-*.whl
+    python3 -m pip --python /opt/driftwall/bin/python3 install --no-index --no-deps --find-links /wheels driftwall
 COPY deploy/image/assemble.py ./
 RUN python3 assemble.py /opt/driftwall /rootfs
 

@@ -21,10 +21,10 @@ export PIP_NO_INPUT := 1
 .DELETE_ON_ERROR:
 # The checks run one after the other, also under `make -j`: the quick ones fail first and outputs do not mix.
 .NOTPARALLEL:
-.PHONY: help demo test lint unit e2e format crds lock clean
+.PHONY: help demo test lint unit e2e image-test format crds deploy lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "PYTHON=python3.12 picks the interpreter of a new $(VENV); ARGS='-k name' goes to pytest."
 
@@ -41,12 +41,15 @@ lint: $(DEV) ## ruff, mypy and the import layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-unit: $(DEV) ## the tests that need no control plane
-	$(BIN)/python -m pytest --ignore=tests/e2e $(ARGS)
+unit: $(DEV) ## the tests that need neither a control plane nor the image
+	$(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/image $(ARGS)
 
 e2e: $(DEV) ## the tests against a real control plane, built the first time
 	$(BIN)/python -m tests.e2e.binaries
 	$(BIN)/python -m pytest tests/e2e $(ARGS)
+
+image-test: $(DEV) ## build the image and start it; installs buildah and debootstrap with apt-get if they are missing
+	$(BIN)/python -m pytest tests/image $(ARGS)
 
 format: $(DEV) ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix
@@ -54,6 +57,9 @@ format: $(DEV) ## let ruff rewrite what it can
 
 crds: $(RUNTIME) ## write deploy/crds after a change of webhook/policy.schema.json
 	@$(BIN)/python -m webhook.crds deploy/crds
+
+deploy: $(RUNTIME) ## write what in deploy/ follows from policies/
+	@$(BIN)/python -m deploy.generate
 
 lock: $(DEV) ## write the lock files after a change of pyproject.toml; UPGRADE=1 takes the newest releases
 	$(LOCK) pyproject.toml -o requirements.txt

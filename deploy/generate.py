@@ -1,4 +1,4 @@
-"""Writes what in deploy/ follows from the policies: ``python deploy/generate.py``, or ``make deploy``.
+"""Writes what in deploy/ follows from the policies: ``python -m deploy.generate``, or ``make deploy``.
 
 The policies of policies/ in the mode of each overlay, and the webhook configurations that these need, exactly as
 ``driftwall webhook-config`` prints them. Nothing of that is written a second time by hand.
@@ -72,7 +72,12 @@ def configuration(variant: Variant) -> Document:
     spec: Document = {"guardIdentities": variant.guard}
     if variant.break_glass:
         spec["breakGlass"] = {"groups": ADMINISTRATORS}
-    return {"apiVersion": "driftwall.io/v1alpha1", "kind": "DriftwallConfig", "metadata": {"name": "default"}, "spec": spec}
+    return {
+        "apiVersion": "driftwall.io/v1alpha1",
+        "kind": "DriftwallConfig",
+        "metadata": {"name": "default"},
+        "spec": spec,
+    }
 
 
 def documents(variant: Variant) -> list[Document]:

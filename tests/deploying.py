@@ -79,11 +79,18 @@ def named(objects: Iterable[Object]) -> dict[str, Object]:
         labels = {key: value for key, value in metadata.get("labels", {}).items() if not _is_helms(key)}
         name = f"{each['kind']} {metadata['name']}"
         assert name not in found
-        value = {**each, "metadata": {**metadata, "labels": labels}}
+        value = _without_empty_lists({**each, "metadata": {**metadata, "labels": labels}})
         if "data" in value:
             value["data"] = {key: documents(text) for key, text in value["data"].items()}
         found[name] = value
     return found
+
+
+def _without_empty_lists(value: Any) -> Any:
+    """What an old kustomize leaves where it has deleted the last item."""
+    if isinstance(value, dict):
+        return {key: _without_empty_lists(part) for key, part in value.items() if part != []}
+    return [_without_empty_lists(part) for part in value] if isinstance(value, list) else value
 
 
 def documents(text: str) -> dict[str, Object]:
@@ -101,9 +108,7 @@ def for_version(each: Object, version: tuple[int, int]) -> Object:
     if each["kind"] == "PodDisruptionBudget" and version < _POLICY_V1:
         return {**each, "apiVersion": "policy/v1beta1"}
     if each["kind"].endswith("WebhookConfiguration") and version < _MATCH_CONDITIONS:
-        dropped = [
-            {key: value for key, value in hook.items() if key != "matchConditions"} for hook in each["webhooks"]
-        ]
+        dropped = [{key: value for key, value in hook.items() if key != "matchConditions"} for hook in each["webhooks"]]
         return {**each, "webhooks": dropped}
     return each
 

@@ -115,7 +115,8 @@ def following(source: Source) -> Iterator[Followed]:
 class FakeCluster:
     """The part of an API server that holds driftwall's own resources: list, watch and status, over real HTTP.
 
-    ``status`` is what every call is answered with while it is not 0; a list has ``page`` objects.
+    ``status`` is what every call is answered with while it is not 0, ``go_on`` what every call waits for; a list has
+    ``page`` objects.
     """
 
     def __init__(self, page: int = 1000) -> None:
@@ -123,6 +124,8 @@ class FakeCluster:
         self.patches: list[tuple[str, Json]] = []
         self.status = 0
         self.missing: set[str] = set()
+        self.go_on = threading.Event()
+        self.go_on.set()
         self.page = page
         self.chatter: list[bytes] = []
         self._changed = threading.Condition()
@@ -142,8 +145,7 @@ class FakeCluster:
     def start(self) -> None:
         """Serve, on the same port as before."""
         handler = type("Handler", (_Handler,), {"cluster": self})
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", self._port), handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", self._port), handler)
         self._port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
@@ -304,6 +306,13 @@ class FakeCluster:
             return obj
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that was cut is what tests do here."""
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -319,6 +328,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.cluster.requests.append(self.path)
+        self.cluster.go_on.wait(PATIENCE)
         parts = urlsplit(self.path)
         resource, query = parts.path.removeprefix(f"{GROUP_PATH}/"), parse_qs(parts.query)
         if self.cluster.status or resource in self.cluster.missing:

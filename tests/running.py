@@ -17,7 +17,8 @@ LOOPBACK = ("--listen", "127.0.0.1:0", "--management-listen", "127.0.0.1:0", "--
 
 
 def command(made: Certificates, *extra: str) -> list[str]:
-    files = ("--tls-cert", str(made.cert_file), "--tls-key", str(made.key_file))
+    own = "--service" in extra  # then it makes its certificate itself
+    files = () if own else ("--tls-cert", str(made.cert_file), "--tls-key", str(made.key_file))
     policies = str(made.ca_file.parent / "policy.yaml")
     return [sys.executable, "-m", "webhook", "serve", "--policies", policies, *files, *LOOPBACK, *extra]
 

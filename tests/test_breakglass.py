@@ -726,6 +726,13 @@ def test_what_has_no_annotations_is_closed(obj: Any) -> None:
     assert breakglass.wish(obj, obj) is None
 
 
+@pytest.mark.parametrize("reason", ["", "  ", "because", None, 1])
+def test_a_glass_that_is_stored_without_a_good_reason_is_closed(reason: Any) -> None:
+    annotations = {REASON: "INC-1", BY: "sam", EXPIRES: breakglass.write_time(NOW + timedelta(hours=1))}
+    assert breakglass.opening({"metadata": {"annotations": annotations}}, RULE, NOW) is not None
+    assert breakglass.opening({"metadata": {"annotations": {**annotations, REASON: reason}}}, RULE, NOW) is None
+
+
 @given(st.integers(0, 250_000_000_000).map(lambda seconds: datetime.fromtimestamp(seconds + 0.5, UTC)))
 def test_a_time_that_was_written_is_read_to_the_second(time: datetime) -> None:
     assert breakglass.read_time(breakglass.write_time(time)) == time.replace(microsecond=0)

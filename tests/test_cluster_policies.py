@@ -207,6 +207,22 @@ def test_a_failure_of_driftwall_itself_is_a_problem_of_that_object(
     assert followed.names == ["a"]
 
 
+def test_a_failure_of_driftwall_over_all_of_them_leaves_what_is_in_force(
+    cluster: FakeCluster, followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("webhook.cluster.policies.compile_documents", fail)
+        cluster.put("driftpolicies", "b", spec())
+        followed.until(lambda: followed.told, "the problem")
+    assert followed.told == [["driftwall failed to read them; its log says why"]]
+    assert followed.names == ["a"]
+    cluster.put("driftpolicies", "c", spec())
+    followed.until(lambda: followed.names == ["a", "b", "c"], "the next change")
+
+
 def test_with_one_object_that_is_not_valid_at_the_start_nothing_is_in_force_until_it_is(
     cluster: FakeCluster, tmp_path: Path
 ) -> None:
@@ -324,14 +340,26 @@ def test_an_api_server_that_is_away_at_the_start_is_waited_for(cluster: FakeClus
         followed.until(lambda: followed.names == ["a"], "the policy")
 
 
+def test_an_api_server_that_is_too_slow_is_told_and_waited_for(
+    cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webhook.cluster.mirror._LIST_SECONDS", 0.05)
+    cluster.put("driftpolicies", "a", spec())
+    cluster.go_on.clear()
+    with following(source(cluster, tmp_path)) as followed:
+        slow = "the API server did not answer in time; try again"
+        followed.until(lambda: [r for r in followed.readiness.reasons() if slow in r], "the reason")
+        monkeypatch.undo()
+        cluster.go_on.set()
+        followed.until(lambda: followed.names == ["a"], "the policy")
+
+
 def test_without_its_definitions_it_says_what_is_missing(cluster: FakeCluster, tmp_path: Path) -> None:
     cluster.put("driftpolicies", "a", spec())
     cluster.missing = {"driftwallconfigs"}
     with following(source(cluster, tmp_path)) as followed:
         reason = followed.until(lambda: [r for r in followed.readiness.reasons() if "configs" in r], "the reason")
-        assert reason == [
-            f"policies: driftwallconfigs.driftwall.io: {UNSERVED}"
-        ]
+        assert reason == [f"policies: driftwallconfigs.driftwall.io: {UNSERVED}"]
         cluster.missing = set()
         followed.until(lambda: followed.names == ["a"], "the policy")
 

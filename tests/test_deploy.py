@@ -229,7 +229,8 @@ def test_driftwall_takes_the_arguments_that_it_is_started_with(certificates: str
         "extraArgs": ["--workers=2"],
         "certificates": {**CERTIFICATES[certificates].get("certificates", {}), "selfManaged": lifetimes},
     }
-    container = container_of(render(values))
+    objects = render(values)
+    container = container_of(objects)
     command, *arguments = container["args"]
     assert command == "serve"
     parsed = cli.build_parser("serve").parse_args(["serve", *arguments])
@@ -237,6 +238,9 @@ def test_driftwall_takes_the_arguments_that_it_is_started_with(certificates: str
     assert (config.policies is None) == (source == "customResources")
     assert (config.tls_files is None) == (certificates == "selfManaged")
     assert config.workers == 2
+    leases = [each for each in objects if each["kind"] == "Lease"]
+    rights = yaml.safe_dump_all([each for each in objects if "Role" in each["kind"]])
+    assert (config.service is not None) == bool(leases) == ("leases" in rights)
     mounted = {mount["mountPath"] for mount in container.get("volumeMounts", [])}
     files = [config.policies, config.tls_files and config.tls_files.cert.parent]
     assert mounted == {str(file) for file in files if file}
@@ -296,7 +300,10 @@ def test_every_right_is_explained() -> None:
     page = (DEPLOY / "README.md").read_text()
     rows = [row.split("|") for row in page.splitlines() if row.startswith("| ") and row.count("|") == 4]
     explained = {
-        (verb, resource) for _, verbs, on, *_ in rows for verb in verbs.split(", ") for resource in re.split(r"[ ,;.]+", on)
+        (verb, resource)
+        for _, verbs, on, *_ in rows
+        for verb in verbs.split(", ")
+        for resource in re.split(r"[ ,;.]+", on)
     }
     explained = {(verb.strip(), resource) for verb, resource in explained}
     objects = render({"policies": {"source": "customResources"}})
@@ -350,4 +357,4 @@ def test_the_base_of_the_image_is_pinned_by_digest_and_its_user_is_a_number() ->
     ]
     user = deployment_of(base())["spec"]["template"]["spec"]["securityContext"]
     assert f"USER {user['runAsUser']}:{user['runAsGroup']}" in text
-    assert os.linesep.join(["ENTRYPOINT [\"driftwall\"]", "CMD [\"serve\"]"]) in text
+    assert os.linesep.join(['ENTRYPOINT ["driftwall"]', 'CMD ["serve"]']) in text

@@ -81,6 +81,15 @@ def test_the_lists_in_what_is_owned_whole_are_atomic() -> None:
     assert list_type("example.com", "Widget", "spec.list", [{}], [forged]) == ATOMIC
 
 
+def test_an_empty_map_in_one_item_says_nothing_of_the_lists_in_another() -> None:
+    empty: dict[str, Any] = {"f:map": {}}
+    filled: dict[str, Any] = {"f:map": {"f:list": {'v:"x"': {}}}}
+    document = fields({'k:{"name":"a"}': empty, 'k:{"name":"b"}': filled})
+    assert list_type("example.com", "Widget", "spec.list[].map.list", [document]) == SET
+    alone, forged = fields({'k:{"name":"a"}': empty}), fields({'k:{"name":"b"}': filled})
+    assert list_type("example.com", "Widget", "spec.list[].map.list", [alone], [forged]) == ATOMIC
+
+
 def test_the_documents_of_the_tool_are_believed_before_those_of_others() -> None:
     honest, forged = fields({'k:{"name":"a"}': {}}), fields({'k:{"x":1}': {}})
     assert list_type("example.com", "Widget", "spec.list", [honest], [forged]) == ("name",)

@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 
 from tests.reviews import ALICE, FLUX, FLUX_LABELS, NOW, Cluster, Json, person, review, service_account, snapshot_of
+from webhook import crds
 from webhook.admission import Review
 from webhook.breakglass import write_time
 from webhook.decision import Decision
 from webhook.mutation import mutate
 from webhook.own_objects import check, document_of
 from webhook.policy import Snapshot
+from webhook.webhook_config import Target, render
 
 CONFIG = """\
 apiVersion: driftwall.io/v1alpha1
@@ -288,3 +290,48 @@ def test_the_mutating_webhook_leaves_other_denials_to_the_validating_one() -> No
 def test_a_problem_of_an_object_names_its_place_in_the_api() -> None:
     (problem,) = check(document_of("driftpolicies", policy({"protect": {"fields": ["x["]}})))
     assert str(problem).startswith("driftpolicies/ports: spec.protect.fields[0]: ")
+
+
+# ── the webhook configurations ───────────────────────────────────────────────────────────────────────────────────────
+
+TARGET = Target(namespace="driftwall-system", service="driftwall")
+
+
+def webhooks(document: Json) -> dict[str, Json]:
+    return {webhook["name"]: webhook for webhook in document["webhooks"]}
+
+
+def own_rules(webhook: Json) -> list[tuple[list[str], list[str]]]:
+    return [
+        (rule["resources"], rule["operations"]) for rule in webhook["rules"] if rule["apiGroups"] == ["driftwall.io"]
+    ]
+
+
+@pytest.mark.parametrize("snapshot", [SNAPSHOT, WITHOUT_CONFIG])
+def test_their_writes_are_sent_whatever_the_policies_are_and_fail_without_driftwall(snapshot: Snapshot) -> None:
+    validating = webhooks(render(snapshot, TARGET)[0])
+    webhook = validating["validate.driftwall.io"]
+    assert own_rules(webhook) == [(["driftpolicies", "driftwallconfigs"], ["CREATE", "DELETE", "UPDATE"])]
+    assert webhook["failurePolicy"] == "Fail"
+    for condition in webhook["matchConditions"]:
+        if condition["name"] == "managed-or-marked":
+            assert "request.resource.group == 'driftwall.io'" in condition["expression"]
+
+
+def test_of_definitions_only_driftwalls_own_wait_for_it() -> None:
+    webhook = webhooks(render(SNAPSHOT, TARGET)[0])["definitions.driftwall.io"]
+    assert webhook["objectSelector"] == {"matchLabels": {"app.kubernetes.io/part-of": "driftwall"}}
+    assert webhook["failurePolicy"] == "Fail"
+    assert [(rule["resources"], rule["operations"]) for rule in webhook["rules"]] == [
+        (["customresourcedefinitions"], ["DELETE", "UPDATE"])
+    ]
+    labels = [made["metadata"]["labels"] for made in crds.definitions()]
+    assert labels == [webhook["objectSelector"]["matchLabels"]] * 2
+
+
+def test_custom_resources_are_sent_to_the_mutating_webhook_too() -> None:
+    assert [document["kind"] for document in render(WITHOUT_CONFIG, TARGET)] == ["ValidatingWebhookConfiguration"]
+    _, mutating = render(WITHOUT_CONFIG, TARGET, custom_resources=True)
+    (webhook,) = mutating["webhooks"]
+    assert own_rules(webhook) == [(["driftpolicies", "driftwallconfigs"], ["CREATE", "UPDATE"])]
+    assert len(webhook["rules"]) == 1

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import base64
 import itertools
+import json
 import os
+import re
+import ssl
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,8 +18,8 @@ from cryptography import x509
 
 from tests.fake_cluster import MUTATING, VALIDATING, FakeCluster
 from tests.load import Load
-from tests.running import started
-from tests.serving import HOSTS, POLICY, Certificates, certificates, settings_for
+from tests.running import command, started
+from tests.serving import HOSTS, POLICY, Certificates, Client, certificates, environment, settings_for
 from tests.test_objects import kubeconfig
 from tests.test_pki import signed
 from webhook import pki
@@ -647,7 +651,7 @@ def test_a_secret_that_somebody_deletes_is_made_anew_without_a_moment_that_nobod
 class Watched:
     """Files, and who looks at them."""
 
-    def __init__(self, made: Certificates) -> None:
+    def __init__(self, made: Certificates, **settings: Any) -> None:
         self.made = made
         self.readiness = Readiness(certificate="not loaded yet")
         self.metrics = Metrics("test")
@@ -659,7 +663,7 @@ class Watched:
             metrics=self.metrics,
             now=lambda: self.now,
         )
-        self.source = FileSource(settings_for(made), certificate)
+        self.source = FileSource(settings_for(made, **settings), certificate)
 
     def look(self, times: int = 1) -> None:
         for _ in range(times):
@@ -747,6 +751,24 @@ def test_files_that_are_gone_are_told_of(watched: Watched) -> None:
     assert watched.count("refused") == 1
 
 
+def test_another_ca_of_the_clients_is_taken_too(tmp_path: Path) -> None:
+    made = certificates(tmp_path)
+    clients = tmp_path / "clients.crt"
+    clients.write_bytes(made.ca.certificate)
+    watched = Watched(made, client_ca=clients)
+    watched.look()
+    other = pki.create_ca(now=watched.now, lifetime=DAY).certificate
+    clients.write_bytes(made.ca.certificate + other)
+    watched.look()
+    assert [material.client_ca for material in watched.installed] == [made.ca.certificate, made.ca.certificate + other]
+    clients.write_bytes(b"x")
+    watched.look(2)
+    assert len(watched.installed) == 2
+    assert watched.readiness.remarks()[1] == (
+        f"certificate: --client-ca: {clients}: the CA file holds no certificate in PEM form, or a damaged one"
+    )
+
+
 def test_a_replica_is_unready_a_minute_before_its_certificate_expires(watched: Watched) -> None:
     watched.now += DAY - timedelta(minutes=2)
     watched.look()
@@ -820,6 +842,78 @@ def test_a_hundred_swaps_under_load_fail_no_request(tmp_path: Path, workers: str
         assert 'driftwall_certificate_rotations_total{result="served"} 100.0' in metrics
     assert load.failures == []
     assert load.answered > 500
+
+
+def test_a_process_makes_its_own_certificate_and_goes_on_without_the_api_server(
+    cluster: FakeCluster, tmp_path: Path
+) -> None:
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    cluster.configure_webhooks()
+    flags = ("--service", "driftwall-system/driftwall", "--kubeconfig", str(kubeconfig(tmp_path, cluster.port)))
+    with started(certificates(tmp_path), *flags, "--reload-interval", "0.02s") as running:
+
+        def trusting() -> ssl.SSLContext:
+            bundle = cluster.objects[VALIDATING]["webhooks"][0]["clientConfig"]["caBundle"]
+            context = ssl.create_default_context(cadata=base64.b64decode(bundle).decode())
+            context.check_hostname = False  # it is called by its address here
+            return context
+
+        def served() -> float:
+            text = running.management.request("GET", "/metrics").body.decode()
+            (line,) = re.findall(r'(?m)^driftwall_certificate_rotations_total{result="served"} (\S+)$', text)
+            return float(line)
+
+        with Load(lambda: running.client.port, trusting) as load:
+            load.go_on()
+            for number in range(10):
+                cluster.change(PLACE.path, {"metadata": {"annotations": {ROTATE: "serving"}}})
+                load.wait_for(lambda number=number: served() > number)  # type: ignore[misc]
+            cluster.fault = lambda *_: 0
+            load.go_on(100)
+            assert running.management.request("GET", "/readyz").body == b"ok\n"
+            cluster.fault = lambda *_: None
+            cluster.change(PLACE.path, {"metadata": {"annotations": {ROTATE: "serving"}}})
+            load.wait_for(lambda: served() == 11)
+        assert load.failures == []
+        assert running.stop() == 0
+    # It has left the Lease to others, and nothing that they would have to wait for.
+    assert "holderIdentity" not in cluster.objects[LEASE]["spec"]
+    assert cluster.objects[LEASE]["metadata"]["annotations"] == {}
+    assert "PRIVATE" not in repr(running.messages)
+
+
+def test_without_a_way_to_the_api_server_it_says_that_it_needs_one(tmp_path: Path) -> None:
+    made = certificates(tmp_path)
+    done = subprocess.run(
+        command(made, "--service", "a/b"), env=environment(), capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == 64
+    assert done.stderr.splitlines()[-1] == (
+        "driftwall: --service without --tls-cert needs a way to the API server (it does not run in a cluster and there "
+        "is no kubeconfig); give --kubeconfig FILE"
+    )
+
+
+def test_until_there_is_a_certificate_it_is_unready_and_says_why(cluster: FakeCluster, tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    made = certificates(tmp_path)
+    cluster.fault = lambda *_: 403
+    flags = ("--service", "driftwall-system/driftwall", "--kubeconfig", str(kubeconfig(tmp_path, cluster.port)))
+    with subprocess.Popen(
+        command(made, *flags, "--reload-interval", "0.02s"), env=environment(), stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        messages = map(json.loads, process.stderr)
+        told = next(line for line in messages if line["message"] == "not ready yet; /readyz says why")
+        management = Client(port=int(told["management"].rpartition(":")[2]))
+        answer = management.request("GET", "/readyz")
+        assert answer.status == 503
+        assert b"certificate: not loaded yet\n" in answer.body
+        cluster.fault = lambda *_: None
+        assert next(line for line in messages if line["message"] == "ready")["management"] == told["management"]
+        assert management.request("GET", "/readyz").status == 200
+        process.terminate()
+        assert process.wait(30) == 0
 
 
 def serial_of(pair: pki.KeyPair) -> str:

@@ -251,6 +251,28 @@ def test_while_a_worker_is_being_replaced_the_replica_is_unready(made: Certifica
         assert running.stop() == 0
 
 
+def test_workers_without_valid_policies_leave_the_replica_unready_until_they_have_some(made: Certificates) -> None:
+    policy = made.ca_file.parent / "policy.yaml"
+    policy.write_text(POLICY.replace("enforce", "enforced"))
+    with started(made, "--workers", "2", until="not ready yet; /readyz says why") as running:
+        answer = running.management.request("GET", "/readyz")
+        assert answer.status == 503
+        assert [line.split(":6:")[0] for line in answer.body.decode().splitlines()] == [
+            f"worker 0: policies: {policy}",
+            f"worker 1: policies: {policy}",
+        ]
+        policy.write_text(POLICY)
+        running.message("ready")
+        assert running.management.request("GET", "/readyz").body == b"ok\n"
+        assert running.client.post(review()).json["response"]["allowed"] is False
+        # What does not load later is told, too, and takes nobody out of service.
+        policy.write_text("nonsense")
+        wait_until(lambda: running.management.request("GET", "/readyz").body != b"ok\n")
+        answer = running.management.request("GET", "/readyz")
+        assert (answer.status, answer.body.splitlines()[0]) == (200, b"ok")
+        assert running.stop() == 0
+
+
 def test_workers_end_with_the_first_process_however_it_ends(made: Certificates) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
         with started(made, "--workers", "2") as running:

@@ -45,6 +45,18 @@ def test_taking_the_ownership_away_is_found_out() -> None:
     assert [field.path for each in cleared.violations for field in each.fields] == ["metadata.managedFields"]
 
 
+def test_an_apply_that_changes_nothing_but_the_ownership_is_found_out() -> None:
+    shown = config_map("b", a="1", b="1")  # by the server, as old and as new object
+    taken = Cluster([STORED]).decide(review(shown, shown), DECLARED)
+    assert [field.path for each in taken.violations for field in each.fields] == ["metadata.managedFields"]
+    assert Cluster([shown]).decide(review(shown, shown), DECLARED).allowed
+    later = {**STORED, "metadata": {**STORED["metadata"], "resourceVersion": "8"}}
+    assert Cluster([later]).decide(review(shown, shown), DECLARED).allowed
+    with pytest.raises(LookupNeeded) as asked:
+        decide(review(shown, shown), DECLARED, {}, NOW)
+    assert (asked.value.required, asked.value.optional) == (False, True)
+
+
 def test_the_stored_object_is_asked_for_at_the_version_that_is_written_to() -> None:
     with pytest.raises(LookupNeeded) as asked:
         decide(review(OLD, config_map("a", a="1", b="2")), DECLARED, {}, NOW)

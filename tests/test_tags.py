@@ -100,6 +100,59 @@ def test_the_mark_tells_of_the_last_write() -> None:
     assert again.labels[LABEL] == "true"
 
 
+@pytest.mark.parametrize("mode", ["tag", "enforce"])
+def test_what_has_drifted_stays_gits_though_its_writer_owns_it_now(mode: str) -> None:
+    policies = snapshot_of(CONFIG + policy("data.*", mode=mode).replace("{fields: [data.*]}", "{declared: true}"))
+    fields: Json = {"kustomize-controller": {"f:mode": {}}, "kubectl-edit": {"f:level": {}, "f:own": {}}}
+    entries = [
+        {"manager": manager, "operation": "Apply", "apiVersion": "v1", "fieldsV1": {"f:data": owned}}
+        for manager, owned in fields.items()
+    ]
+
+    def owned(data: Json, content: str = mark()) -> Json:
+        obj = marked(data, content)
+        obj["metadata"]["managedFields"] = entries
+        return obj
+
+    data = {**DEBUG, "own": "1"}
+    again = write(owned(data), owned({**data, "level": "trace"}), BOB, policies=policies)
+    assert again.decision.allowed is (mode == "tag")
+    assert [change.path for each in again.decision.violations for change in each.fields] == ["data.level"]
+    assert write(owned(data), owned({**data, "own": "2"}), BOB, policies=policies).decision.violations == ()
+    both = write(owned(data), owned({**data, "mode": "b"}), BOB, policies=policies)
+    if mode == "tag":
+        assert json.loads(both.annotations[DRIFT])["fields"] == ["data.level", "data.mode"]
+
+
+@pytest.mark.parametrize(
+    ("told", "meant"),
+    [
+        ("data['a.b']", ("data", "a.b")),
+        ("data['it\\'s \\\\']", ("data", "it's \\")),
+        ("data['a\\nb']", ("data",)),
+        ("data['k" + "k" * 200 + "…", ("data",)),
+        ("metadata.finalizers[=x]", ("metadata", "finalizers")),
+        ("spec.a[3].b", ("spec", "a")),
+        ("… and 3 more", ()),
+    ],
+)
+def test_of_a_place_that_the_mark_does_not_tell_exactly_what_is_around_it_is_meant(
+    told: str, meant: tuple[str, ...]
+) -> None:
+    position = tags.drifted(marked(DEBUG, mark(fields=[told])))
+    for element in meant:
+        assert position is not None
+        assert not position.covers
+        position = position.step(element)
+    assert position is not None
+    assert position.covers
+
+
+@pytest.mark.parametrize("fields", [None, "data.level", [], [1, None], {"data.level": 1}])
+def test_a_mark_that_tells_of_no_field_means_none(fields: object) -> None:
+    assert tags.drifted(marked(DEBUG, mark(fields=fields))) is None
+
+
 def test_the_next_trusted_write_takes_the_mark_away_and_nothing_else() -> None:
     cleared = write(
         settings(DEBUG, {LABEL: "true", "app": "web"}, {DRIFT: mark(), "note": "x"}),

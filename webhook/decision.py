@@ -84,6 +84,7 @@ class BreakGlassUse:
 class Decision:
     """The verdict, and all that log, metrics and the person at the keyboard are told of it.
 
+    ``drifted`` are the fields that the object's mark tells of already.
     ``indirect`` says that it is about another object than the one written: the workload of an autoscaler. ``tagged``
     are the violations whose write is to leave a mark on the object.
     """
@@ -98,6 +99,7 @@ class Decision:
     warnings: tuple[str, ...] = ()
     audit_annotations: dict[str, str] = field(default_factory=dict)
     indirect: bool = False
+    drifted: tuple[str, ...] = ()
 
     @property
     def tagged(self) -> tuple[Violation, ...]:
@@ -111,11 +113,12 @@ class Decision:
 def drift_of(review: Review, decision: Decision, now: datetime) -> str:
     """What the mark says of a write that ``decision`` lets through: the annotation of :mod:`webhook.tags`."""
     glass = decision.break_glass
+    changed = (change.path for violation in decision.tagged for change in violation.fields)
     return tags.content(
         by=review.user.username,
         at=now,
         policies=[violation.name for violation in decision.tagged],
-        fields=list(dict.fromkeys(change.path for violation in decision.tagged for change in violation.fields)),
+        fields=list(dict.fromkeys((*decision.drifted, *changed))),
         reason=glass.reason if glass is not None and glass.violations else "",
     )
 
@@ -494,6 +497,7 @@ def _verdict(context: _Context, case: _Case, judged: Sequence[Judged], use: Brea
         message=message,
         warnings=warnings,
         audit_annotations=_audit(violations, mode, use),
+        drifted=tags.fields_of(case.subject.old),
     )
 
 

@@ -110,23 +110,44 @@ _METADATA_TABLE: Final[Mapping[tuple[str, ...], ListType]] = {
 _NOTHING: Final[Mapping[tuple[str, ...], ListType]] = {}
 
 
+#: A place that a document owns whole, and any below it.
+_WHOLE: Final[Mapping[str, Any]] = {}
+#: The same within an item of a list. It is atomic there only if no other item has something finer to say: one in which
+#: a map is empty looks as if that map was owned whole.
+_SILENT: Final[Mapping[str, Any]] = {"": {}}
+
+
+def _is_whole(node: Mapping[str, Any]) -> bool:
+    return not node or node is _SILENT
+
+
+def _items(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    if _is_whole(node):
+        yield _SILENT
+    for key, child in node.items():
+        if key.startswith("k:") and isinstance(child, dict):
+            yield child
+
+
 class Schema:
     """A place in an object's structure, from which the type of the list there can be asked.
 
     What a document owns whole is atomic, and so are all lists below it.
     """
 
-    __slots__ = ("_fields", "_item", "_names", "_table", "_tiers")
+    __slots__ = ("_fields", "_inside", "_item", "_names", "_table", "_tiers")
 
     def __init__(
         self,
         table: Mapping[tuple[str, ...], ListType],
         tiers: Sequence[Sequence[Mapping[str, Any]]],
         names: tuple[str, ...] = (),
+        inside: Mapping[str, Any] = _WHOLE,
     ) -> None:
         self._table = table
         self._tiers = tiers
         self._names = names
+        self._inside = inside
         # Made when first asked for, and kept: the items of a list share them, and there may be thousands.
         self._fields: dict[str, Schema] = {}
         self._item: Schema | None = None
@@ -142,25 +163,21 @@ class Schema:
         if found is None:
             key = "f:" + name
             tiers = [
-                [child for node in nodes if isinstance(child := node.get(key) if node else node, dict)]
+                [
+                    child
+                    for node in nodes
+                    if isinstance(child := self._inside if _is_whole(node) else node.get(key), dict)
+                ]
                 for nodes in self._tiers
             ]
-            found = self._fields[name] = Schema(self._table, tiers, (*self._names, name))
+            found = self._fields[name] = Schema(self._table, tiers, (*self._names, name), self._inside)
         return found
 
     def item(self) -> Schema:
         """The structure that all items of the list here share."""
         if self._item is None:
-            tiers = [
-                [
-                    child
-                    for node in nodes
-                    for key, child in node.items()
-                    if key.startswith("k:") and isinstance(child, dict)
-                ]
-                for nodes in self._tiers
-            ]
-            self._item = Schema(self._table, tiers, self._names)
+            tiers = [[child for node in nodes for child in _items(node)] for nodes in self._tiers]
+            self._item = Schema(self._table, tiers, self._names, _SILENT)
         return self._item
 
     def list_type(self) -> ListType:
@@ -176,6 +193,8 @@ class Schema:
             claims = {claim for node in nodes for claim in _claims(node)}
             if claims:
                 return claims.pop() if len(claims) == 1 else ATOMIC
+            if any(node is _SILENT for node in nodes):
+                return ATOMIC
         return ATOMIC
 
 

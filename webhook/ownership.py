@@ -243,6 +243,7 @@ def _any_lost(
 
 
 def _lost(node: Fields, kept: Sequence[Fields], old: HeldValue, new: HeldValue) -> bool:
+    # Whole is more than a part: so the server itself writes it once a list has become atomic in its definition.
     if any(not k or k == node for k in kept):
         return False
     if not node:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from webhook import meta
+from webhook import meta, tags
 from webhook.admission import ObjectRef, Review
 from webhook.diff import Change, Position, Union, diff, select
 from webhook.fieldpath import PathSet, format_path
@@ -170,6 +170,9 @@ def _own(
     if (paths := policy.protected(subject.group, subject.kind)) is not None:
         wanted.append(paths)
     if policy.declared and managers and subject.old is not None:
+        # What has drifted with driftwall's leave belongs to its writer in managedFields, and is Git's all the same.
+        if (drifted := tags.drifted(subject.old)) is not None:
+            wanted.append(drifted)
         config_sync = any(claim.managed_by.tool == "configsync" for claim in managers)
         if subject.owners:
             wanted.append(made_by_controller(subject.old))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -11,6 +12,7 @@ import msgspec
 
 from webhook import meta
 from webhook.breakglass import read_time, write_time
+from webhook.fieldpath import PathSet, Pattern, parse_pattern
 from webhook.text import cut, escaped
 
 LABEL: Final = "driftwall.io/drifted"
@@ -46,6 +48,34 @@ def same(one: object, other: object) -> bool:
         return False
     times = read_time(first.pop("at", None)), read_time(second.pop("at", None))
     return first == second and times[0] is not None and times[1] is not None and abs(times[0] - times[1]) <= _SKEW
+
+
+def fields_of(obj: meta.Object | None) -> tuple[str, ...]:
+    """The fields that the mark on ``obj`` tells of, as it tells of them; empty without a mark."""
+    fields = (_read(meta.annotations_of(obj).get(ANNOTATION)) or {}).get("fields")
+    return tuple(field for field in fields if isinstance(field, str)) if isinstance(fields, list) else ()
+
+
+def drifted(obj: meta.Object | None) -> PathSet | None:
+    """The places that the mark on ``obj`` tells of; None without a mark.
+
+    Who changes a field takes its ownership in managedFields with it, so that is where the mark alone remembers that the
+    field is Git's. Of a place that it does not tell exactly, what is around it is meant.
+    """
+    fields = fields_of(obj)
+    return PathSet(_place(field) for field in fields) if fields else None
+
+
+def _place(field: str) -> Pattern:
+    while field:
+        # Of what format_path quotes only these two are escaped; any other escape stands for a character lost to it.
+        if "…" not in field and "\\" not in re.sub(r"\\[\\']", "", field):
+            try:
+                return parse_pattern(field)
+            except ValueError:
+                pass
+        field = field[: max(field.rfind("["), field.rfind("."), 0)]
+    return ()
 
 
 def is_tagged(obj: meta.Object | None) -> bool:

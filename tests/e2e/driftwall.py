@@ -263,6 +263,12 @@ class Driftwall:
         """The decision log so far, as far as its lines have the wanted values, such as `user="alice"`."""
         return [line for line in _lines(self.decisions) if wanted.items() <= line.items()]
 
+    def await_log(self, lines: int = 1, **wanted: Any) -> list[Line]:
+        """The same, once it has that many such lines: they are written a moment after the answer."""
+        return self._plane.wait_for(
+            lambda: (found := self.log(**wanted))[lines - 1 :] and found, f"{lines} lines of {wanted} in the log"
+        )
+
     def messages(self) -> list[Line]:
         """What it has said on stderr so far."""
         return _lines(self.messages_file)

@@ -1,7 +1,11 @@
 """What is in deploy/, on a real API server: accepted, installed twice, upgraded, removed; and the emergency page."""
 
+import base64
+import contextlib
 import json
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +14,6 @@ import pytest
 import yaml
 
 from tests.deploying import (
-    CHART,
     DEPLOY,
     NAMESPACE,
     ROOT,
@@ -23,13 +26,14 @@ from tests.deploying import (
     named,
     render,
 )
+from tests.serving import environment
 from webhook.cluster import leases
 from webhook.cluster.connection import connect
 from webhook.cluster.resources import Resources
 from webhook.errors import ClusterError
 
 from . import binaries
-from .api import Api, ApiError
+from .api import Api
 from .control_plane import ControlPlane
 from .kinds import FLUX
 from .servers import Options
@@ -100,7 +104,9 @@ def found(plane: ControlPlane) -> dict[str, str]:
                 metadata = item["metadata"]
                 if is_ours(metadata):
                     within = f"/namespaces/{metadata['namespace']}" if resource["namespaced"] else ""
-                    ours[f"{resource['kind']} {metadata['name']}"] = f"{base}{within}/{resource['name']}/{metadata['name']}"
+                    ours[f"{resource['kind']} {metadata['name']}"] = (
+                        f"{base}{within}/{resource['name']}/{metadata['name']}"
+                    )
     return ours
 
 
@@ -128,17 +134,19 @@ def kubectl(plane: ControlPlane, *arguments: str, objects: list[Object]) -> str:
     return plane.kubectl(*arguments, *validation, "-f", "-", stdin=text).stdout
 
 
-def overlay(plane: ControlPlane, name: str) -> list[Object]:
+def overlay(name: str) -> list[Object]:
     return build(binaries.find().kubectl, name)
 
 
-def path_of(plane: ControlPlane, each: Object) -> str:
-    """The collection that an object is created in."""
-    group = each["apiVersion"].partition("/")[0] if "/" in each["apiVersion"] else ""
-    kind = each["kind"].lower() + (f".{group}" if group else "")
-    names = [f"{resource}" for resource in (kind,)]
-    api = Api(int(plane.url.rpartition(":")[2]), plane.ca_pem.decode())
-    return api.path(names[0], None, each["metadata"].get("namespace"), token=plane.token("admin"))
+def client(plane: ControlPlane) -> Api:
+    return Api(int(plane.url.rpartition(":")[2]), plane.ca_pem.decode())
+
+
+def collection_of(plane: ControlPlane, each: Object) -> str:
+    """The path that an object is created at."""
+    group = each["apiVersion"].rpartition("/")[0]
+    kind = f"{each['kind'].lower()}.{group}" if group else each["kind"].lower()
+    return client(plane).path(kind, None, each["metadata"].get("namespace"), token=plane.token("admin"))
 
 
 def config(plane: ControlPlane) -> helm.Config:
@@ -149,8 +157,8 @@ def config(plane: ControlPlane) -> helm.Config:
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_kustomize_and_the_chart_agree(name: str, plane: ControlPlane) -> None:
-    built, rendered = named(overlay(plane, name)), named(render(VALUES[name]))
+def test_kustomize_and_the_chart_agree(name: str) -> None:
+    built, rendered = named(overlay(name)), named(render(VALUES[name]))
     # A release does not make its own namespace; definitions and policies are there before it.
     before = ("Namespace", "CustomResourceDefinition", "DriftPolicy", "DriftwallConfig")
     built = {key: each for key, each in built.items() if not key.startswith(before)}
@@ -164,7 +172,7 @@ def test_the_api_server_accepts_every_object_of_every_overlay(plane: ControlPlan
     kubectl(plane, "apply", objects=[yaml.safe_load(file.read_text()) for file in (DEPLOY / "crds").glob("*.io.yaml")])
     plane.wait_for(lambda: plane.get("driftpolicies") and plane.get("driftwallconfigs"), "the definitions")
     for name in VALUES:
-        for each in overlay(plane, name):
+        for each in overlay(name):
             if each["kind"] not in ("Namespace", "CustomResourceDefinition"):
                 accept(plane, each)
 
@@ -185,7 +193,7 @@ def test_the_api_server_accepts_every_object_of_the_chart(plane: ControlPlane) -
 def accept(plane: ControlPlane, each: Object) -> None:
     """Have the API server look at an object, and keep every field of it."""
     wanted = for_version(each, plane.version)
-    status, answer = plane.raw("POST", f"{path_of(plane, wanted)}?dryRun=All", wanted)
+    status, answer = plane.raw("POST", f"{collection_of(plane, wanted)}?dryRun=All", wanted)
     assert status == 201, answer
     assert missing(wanted, answer) == []
 
@@ -194,7 +202,9 @@ def missing(wanted: object, there: object, where: str = "") -> list[str]:
     """What the API server has dropped: fields that it does not know."""
     if isinstance(wanted, dict) and isinstance(there, dict):
         lost = [f"{where}.{key}" for key, value in wanted.items() if key not in there and value not in ({}, [], False)]
-        return lost + [path for key in wanted.keys() & there.keys() for path in missing(wanted[key], there[key], f"{where}.{key}")]
+        return lost + [
+            path for key in wanted.keys() & there.keys() for path in missing(wanted[key], there[key], f"{where}.{key}")
+        ]
     if isinstance(wanted, list) and isinstance(there, list):
         if len(wanted) != len(there):
             return [where]
@@ -207,7 +217,7 @@ def missing(wanted: object, there: object, where: str = "") -> list[str]:
 
 
 def test_an_overlay_is_installed_twice_upgraded_and_removed_and_nothing_is_left(plane: ControlPlane) -> None:
-    dry_run, enforce = overlay(plane, "dry-run"), overlay(plane, "enforce")
+    dry_run, enforce = overlay("dry-run"), overlay("enforce")
     kubectl(plane, "apply", objects=dry_run)
     first = installed(plane)
     again = kubectl(plane, "apply", objects=dry_run).splitlines()
@@ -247,8 +257,6 @@ def bundles(plane: ControlPlane) -> set[str]:
 
 
 def as_base64(pem: bytes) -> str:
-    import base64
-
     return base64.b64encode(pem).decode()
 
 
@@ -295,7 +303,7 @@ def test_a_release_is_installed_upgraded_and_uninstalled_webhooks_first(plane: C
         release.install(chart, "driftwall", create_namespace=True)
         # As API servers from v1.21 on do themselves.
         plane.kubectl("label", "namespace", NAMESPACE, f"kubernetes.io/metadata.name={NAMESPACE}", "--overwrite")
-        with pytest.raises(helm.HelmError, match="cannot re-?use a name"):
+        with pytest.raises(helm.HelmError, match=r"cannot re-?use a name"):
             release.install(chart, "driftwall")
         first = installed(plane)
         release.upgrade(chart, "driftwall")
@@ -307,16 +315,18 @@ def test_a_release_is_installed_upgraded_and_uninstalled_webhooks_first(plane: C
         release.upgrade(chart, "driftwall", {"policies": {"mode": "enforce"}})
         assert "MutatingWebhookConfiguration driftwall" in installed(plane)
         assert plane.get("secret", "driftwall-tls", NAMESPACE)["data"] == {"tls.crt": "aGVsZA=="}
+        before = len(deleted(plane))
         release.uninstall("driftwall")
     plane.wait_for(lambda: in_namespace(plane) == default_objects(plane), "everything to be gone but the namespace")
-    deleted = [
-        event["objectRef"]["resource"]
-        for event in plane.audit_events()
-        if event["verb"] == "delete" and event["objectRef"].get("name") == "driftwall"
-    ]
-    ours = deleted[-deleted[::-1].index("deployments") - 5 :] if "deployments" in deleted else deleted
-    assert set(WEBHOOKS) <= set(deleted)
-    assert max(map(deleted.index, WEBHOOKS)) < deleted.index("deployments"), ours
+    resources = deleted(plane)[before:]
+    assert set(resources[:2]) == set(WEBHOOKS)
+    assert {"deployments", "services", "secrets", "leases", "clusterroles", "priorityclasses"} <= set(resources[2:])
+
+
+def deleted(plane: ControlPlane) -> list[str]:
+    """The resources whose objects somebody has deleted so far, one by one, in order."""
+    events = (event for event in plane.audit_events() if event["verb"] == "delete")
+    return [event["objectRef"]["resource"] for event in events if not event["user"]["username"].startswith("system:")]
 
 
 def default_objects(plane: ControlPlane) -> list[str]:
@@ -328,11 +338,10 @@ def default_objects(plane: ControlPlane) -> list[str]:
 
 
 def test_the_rights_by_name_are_enough_to_make_what_is_gone_anew(plane: ControlPlane) -> None:
-    kubectl(plane, "apply", objects=overlay(plane, "dry-run"))
+    kubectl(plane, "apply", objects=overlay("dry-run"))
     kubeconfig = plane.folder / "as-driftwall.json"
     token = plane.service_account_token(NAMESPACE, "driftwall")
-    api = Api(int(plane.url.rpartition(":")[2]), plane.ca_pem.decode())
-    kubeconfig.write_text(api.kubeconfig("driftwall", token=token))
+    kubeconfig.write_text(client(plane).kubeconfig("driftwall", token=token))
     resources = Resources(connect(kubeconfig))
     secrets = f"/api/v1/namespaces/{NAMESPACE}/secrets"
     lease = leases.path_of(NAMESPACE, "driftwall")
@@ -348,11 +357,86 @@ def test_the_rights_by_name_are_enough_to_make_what_is_gone_anew(plane: ControlP
         resources.get(secrets)
 
 
+@pytest.mark.parametrize("name", ["enforce", "custom-resources"])
+def test_driftwall_comes_up_with_the_arguments_and_the_rights_that_it_is_given(
+    name: str, plane: ControlPlane, tmp_path: Path
+) -> None:
+    objects = overlay(name)
+    definitions = [each for each in objects if each["kind"] == "CustomResourceDefinition"]
+    if definitions:
+        kubectl(plane, "apply", objects=definitions)
+        plane.wait_for(lambda: plane.get("driftpolicies") and plane.get("driftwallconfigs"), "the definitions")
+    token = plane.service_account_token(NAMESPACE, "driftwall")  # kubelet's doing, whom no webhook stops from v1.28 on
+    kubectl(plane, "apply", objects=objects)
+    refused = len(forbidden(plane))
+    with serving(plane, objects, token, tmp_path) as log:
+        plane.wait_for(lambda: "ready" in messages(log), "driftwall to be ready")
+        assert set(plane.get("secret", "driftwall-tls", NAMESPACE)["data"]) >= {"ca.crt", "tls.crt", "tls.key"}
+        plane.wait_for(lambda: len(bundles(plane)) == 1 and bundles(plane) != {""}, "its CA in every webhook")
+        if name == "custom-resources":
+            plane.wait_for(lambda: statuses(plane) == {"True"}, "every policy to be accepted")
+        assert forbidden(plane)[refused:] == []
+
+
+@contextlib.contextmanager
+def serving(plane: ControlPlane, objects: Sequence[Object], token: str, folder: Path) -> Iterator[Path]:
+    """The Deployment's container, but for its image and its addresses; gives its messages."""
+    (container,) = next(each for each in objects if each["kind"] == "Deployment")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    policies = folder / "policies"
+    policies.mkdir()
+    for each in objects:
+        if each["kind"] == "ConfigMap":
+            (policies / "policies.yaml").write_text(each["data"]["policies.yaml"])
+    arguments = [argument.replace("/etc/driftwall/policies", str(policies)) for argument in container["args"]]
+    kubeconfig = folder / "kubeconfig.json"
+    kubeconfig.write_text(client(plane).kubeconfig("driftwall", token=token))
+    arguments += [f"--kubeconfig={kubeconfig}", "--listen=127.0.0.1:0", "--management-listen=127.0.0.1:0"]
+    log = folder / "messages.jsonl"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "webhook", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=output,
+            cwd=ROOT,
+            env=environment(POD_NAME="driftwall-0", POD_NAMESPACE=NAMESPACE),
+        )
+    try:
+        yield log
+    finally:
+        process.send_signal(signal.SIGINT)  # which waits for no endpoint
+        try:
+            process.wait(timeout=30)
+        finally:
+            process.kill()
+
+
+def messages(log: Path) -> list[str]:
+    lines = log.read_text().splitlines(keepends=True)
+    return [json.loads(line)["message"] for line in lines if line.endswith("}\n")]
+
+
+def statuses(plane: ControlPlane) -> set[str]:
+    items = [item for kind in ("driftpolicies", "driftwallconfigs") for item in plane.get(kind)["items"]]
+    assert len(items) == 3
+    conditions = [item.get("status", {}).get("conditions", []) for item in items]
+    return {condition["status"] for each in conditions for condition in each or [{"status": "Unknown"}]}
+
+
+def forbidden(plane: ControlPlane) -> list[str]:
+    """What driftwall has tried and may not."""
+    user = f"system:serviceaccount:{NAMESPACE}:driftwall"
+    events = [event for event in plane.audit_events() if event["user"]["username"] == user]
+    return [event["requestURI"] for event in events if event.get("responseStatus", {}).get("code") == 403]
+
+
 # The emergency page
 
 
 def test_the_commands_of_the_emergency_page_do_what_it_says(plane: ControlPlane) -> None:
-    enforce = overlay(plane, "enforce")
+    enforce = overlay("enforce")
     shop = plane.create_namespace("shop")
     kubectl(plane, "apply", objects=[deployment(shop)])
     kubectl(plane, "apply", objects=enforce)

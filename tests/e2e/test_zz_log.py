@@ -2,8 +2,9 @@
 
 import json
 
-from .control_plane import ControlPlane
-from .driftwall import Driftwall, Line
+from .api import Object
+from .control_plane import SERVICE_ACCOUNTS, ControlPlane
+from .driftwall import CONFIG_SYNC, Driftwall, Line
 
 
 def lines(server: type[Driftwall] | Driftwall) -> list[Line]:
@@ -24,6 +25,31 @@ def test_no_write_of_the_control_plane_or_a_gitops_tool_was_hindered(
     # The control plane renews its leases all the time.
     control_plane.wait_for(lambda: driftwall.log(writer="system"), "a line of the control plane")
     assert hindered(lines(Driftwall), "system", "trusted") == []
+
+
+def has_to_write(user: str) -> bool:
+    """Whether it is a part of the control plane or a GitOps tool, by its name alone; it may still be a pretender."""
+    tools = {
+        f"system:serviceaccount:{namespace}:{name}" for namespace, name in (*SERVICE_ACCOUNTS.values(), CONFIG_SYNC)
+    }
+    parts = ("system:apiserver", "system:kube-controller-manager", "system:kube-scheduler")
+    account = user.startswith("system:serviceaccount:kube-system:") and not user.endswith(":evil")
+    return user in tools or user in parts or account or user.startswith("system:node:")
+
+
+def refused_or_warned(event: Object) -> bool:
+    """Whether driftwall was what the write came to grief on, by what the API server has written down."""
+    said = event.get("responseStatus", {}).get("message", "")
+    judged = any("driftwall.io/" in key for key in event.get("annotations", {}))
+    return judged or ("driftwall.io" in said and "denied the request" in said)
+
+
+def test_the_audit_log_of_the_api_server_says_the_same(control_plane: ControlPlane, driftwall: Driftwall) -> None:
+    events = [event for event in control_plane.audit_events() if "impersonatedUser" not in event]
+    written = [event for event in events if has_to_write(event["user"]["username"]) and "responseStatus" in event]
+    assert [event for event in written if refused_or_warned(event)] == []
+    users = {event["user"]["username"] for event in written}
+    assert {"system:kube-controller-manager", "system:serviceaccount:flux-system:kustomize-controller"} <= users
 
 
 def test_no_write_of_the_autoscaler_was_hindered(driftwall: Driftwall) -> None:

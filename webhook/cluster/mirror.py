@@ -158,6 +158,10 @@ class Mirror:
                         break
                     self._take(_object(line))
                     told = True
+            except LookupFailed:
+                # From here on it would come again and again.
+                self._version = ""
+                raise
             finally:
                 with self._lock:
                     self._stream = None

@@ -165,7 +165,7 @@ def path(ref: ObjectRef) -> str:
     """
     group = ("apis", ref.group) if ref.group else ("api",)
     namespace = ("namespaces", ref.namespace) if ref.namespace else ()
-    segments = (*group, ref.version, *namespace, *((ref.resource, ref.name) if ref.resource else ()))
+    segments = (*group, ref.version, *namespace, *((ref.resource, ref.name) if ref.resource or ref.name else ()))
     for segment in segments:
         if not _SEGMENT.match(segment):
             raise LookupFailed("its name can be no part of a path in the API")

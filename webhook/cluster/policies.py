@@ -130,8 +130,13 @@ class ClusterPolicies:
         away = [f"{resource}.{OWN_GROUP}: {mirror.problem}" for resource, mirror in mirrors.items() if mirror.problem]
         objects = {resource: mirror.objects for resource, mirror in mirrors.items()}
         update = Update(snapshot=None, problems=tuple(away))
-        if (known := [found for found in objects.values() if found is not None]) and len(known) == len(objects):
-            update = self._judge({key: found for key, found in objects.items() if found is not None}, away)
+        known = {resource: found for resource, found in objects.items() if found is not None}
+        if len(known) == len(mirrors):
+            try:
+                update = self._judge(known, away)
+            except Exception:  # noqa: BLE001 - what is in force stays, and the next change is looked at
+                _log.exception("driftwall failed to read the policies")
+                update = Update(snapshot=None, problems=(*away, "driftwall failed to read them; its log says why"))
         elif not away:
             return None  # still listing
         if update.snapshot is None and update.problems == self._problems:

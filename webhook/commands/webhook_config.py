@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from webhook import pki
 from webhook.documents import dump
 from webhook.errors import SettingsError
 from webhook.policy_compiler import load
@@ -57,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
 def _target(args: argparse.Namespace) -> Target:
     ca = b""
     if args.ca_file is not None:
+        from webhook import pki
+
         ca = args.ca_file.read_bytes()
         pki.check_ca(ca)
     if args.url is not None:
