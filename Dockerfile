@@ -2,8 +2,8 @@
 # package manager, no compiler, nothing that its user could write to. deploy/README.md says how it is built.
 
 # What the interpreter and its libraries are taken from: any image with Python 3.11, pip and glibc. The digest is that of
-# the multi-arch index, as published for this tag on Docker Hub in September 2026; renew both together.
-ARG PYTHON_IMAGE=docker.io/library/python:3.11.16-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
+# the multi-arch index, as published for this tag in September 2026; renew both together.
+ARG PYTHON_IMAGE=python:3.11.16-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /build

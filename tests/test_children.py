@@ -9,7 +9,6 @@ from tests.admitting import BY, EXPIRES, REASON, SAM, Admitted, admit, refused
 from tests.reviews import ALICE, FLUX, FLUX_LABELS, NOW, Json, person, review, service_account, snapshot_of
 from webhook.admission import ObjectRef, Review
 from webhook.decision import Decision, LookupNeeded, decide
-from webhook.errors import LookupFailed
 
 CONFIG = """
 apiVersion: driftwall.io/v1alpha1
@@ -318,8 +317,8 @@ def test_it_is_not_evicted() -> None:
     assert denied(written) == []
     assert "alice may not evict it.\n" in written.decision.message
     assert reach("eviction", "CREATE", "Eviction", policies=WITHOUT).decision.allowed
-    with pytest.raises(LookupFailed, match='pods "web-1-a" in namespace "shop" does not exist'):
-        reach("eviction", "CREATE", "Eviction", ALICE, NAMESPACE)
+    # A drain that comes late finds the pod gone.
+    assert reach("eviction", "CREATE", "Eviction", ALICE, NAMESPACE).decision.allowed
 
 
 @pytest.mark.parametrize(

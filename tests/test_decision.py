@@ -498,6 +498,14 @@ def test_an_eviction_is_a_deletion_of_the_pod() -> None:
     how: Json = {"subresource": "eviction", "parent": pod}
     assert not passes(None, eviction, DECLARED, pod, **how)
     assert passes(None, eviction, DECLARED, {**pod, "metadata": {"name": "p", "namespace": "shop"}}, **how)
+    for match, allowed in (
+        ("{resources: [{apiGroups: [''], resources: [pods]}]}", False),
+        ("{resources: [{apiGroups: [''], resources: [pods]}], operations: [UPDATE]}", True),
+        ("{resources: [{apiGroups: [''], resources: [pods/eviction]}], operations: [CREATE]}", False),
+        ("{resources: [{apiGroups: [''], resources: [services]}]}", True),
+    ):
+        named = CONFIG + policy("{declared: true}", match=match)
+        assert passes(None, eviction, named, pod, **how) is allowed, match
 
 
 def test_the_name_of_an_object_in_a_deletion_of_many_is_in_the_old_object_alone() -> None:

@@ -90,6 +90,11 @@ class Match:
         groups = (group, *_MOVED_RESOURCES.get((group, resource), ()))
         return any(rule.selects_any(g, resource) for rule in self.resources for g in groups)
 
+    @property
+    def deletes_pods(self) -> bool:
+        """Whether the deletion of a pod is taken in."""
+        return "DELETE" in self.operations and self.names("", "pods", "")
+
     def in_namespace(self, namespace: str) -> bool:
         """Whether objects of ``namespace`` are meant; the empty string is a cluster-scoped object's."""
         if self.namespaces is not None and not (namespace and self.namespaces.matches(namespace)):
@@ -206,6 +211,10 @@ class Snapshot:
     def _select(self, group: str, resource: str, subresource: str, operation: str) -> Iterable[Candidate]:
         for policy in (*self.own_guards, *self.policies):
             match = policy.match
+            # An eviction is a deletion of the pod, by another name.
+            if (group, resource, subresource) == ("", "pods", "eviction") and match.deletes_pods:
+                yield Candidate(policy=policy)
+                continue
             if operation not in match.operations:
                 continue
             if match.names(group, resource, subresource):

@@ -81,8 +81,11 @@ def subject_of(review: Review, objects: Objects, *, children: bool) -> Subject |
         case "scale", "UPDATE":
             return _scaled(review, objects)
         case "eviction", "CREATE":
-            pod = look_up(ref, objects)
-            return Subject(ref=ref, group="", kind="Pod", old=pod, new=None, deletion=True, verb="evict")
+            # A pod that is gone already is gone: a drain that comes late is not to fail for it.
+            pod = look_up(ref, objects, required=False)
+            return (
+                Subject(ref=ref, group="", kind="Pod", old=pod, new=None, deletion=True, verb="evict") if pod else None
+            )
         case "", "DELETE":
             return Subject(ref=ref, group=group, kind=kind, old=review.old, new=None, deletion=True, verb="delete")
         case ("", "CREATE") | (_, "UPDATE") if kind not in _PARTS:

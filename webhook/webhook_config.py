@@ -179,6 +179,8 @@ def _rules(policies: Iterable[Policy]) -> set[_Rule]:
     for policy in policies:
         places, operations = _places(policy), policy.match.operations
         rules |= {_Rule(group, resource, operation) for group, resource in places for operation in operations}
+        if policy.match.deletes_pods:
+            rules.add(_Rule("", "pods/eviction", "CREATE"))
         if places != _EVERYWHERE and "UPDATE" in operations and any(_scales(*place) for place in places):
             # A workload's replicas are changed by whoever points an autoscaler at it.
             rules |= {_Rule("autoscaling", "horizontalpodautoscalers", operation) for operation in ("CREATE", "UPDATE")}
