@@ -12,28 +12,18 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from webhook import breakglass, guard, meta, own_objects, tags
-from webhook.admission import ObjectRef, Review, UserInfo
-from webhook.breakglass import BreakGlass, Opening
-from webhook.diff import Position
-from webhook.fieldpath import Path, PathSet
+from webhook.admission import ObjectRef, Review
+from webhook.breakglass import Opening
+from webhook.case import Case, Context, candidates_of, claims_of, is_meant, managed_by, owned, with_owner, written
+from webhook.fieldpath import PathSet
 from webhook.identity import Writer, is_node, is_proven
 from webhook.messages import Refusal, denial, warning
-from webhook.ownership import made_by_controller
-from webhook.policy import DRY_RUN, ENFORCE, TAG, WARN, Candidate, Policy, Snapshot
+from webhook.opening import GlassWork, glass_work, opening_for
+from webhook.policy import DRY_RUN, ENFORCE, TAG, WARN, Candidate, Snapshot
 from webhook.protection import STRICTNESS, Finding, Judged, Note, guardian_rank, judge, path_of
-from webhook.subject import (
-    LookupNeeded,
-    Objects,
-    Subject,
-    is_namespace,
-    look_up,
-    scale_target,
-    subject_of,
-    with_owners,
-    with_ownership,
-)
+from webhook.subject import LookupNeeded, Objects, Subject, scale_target, subject_of, with_ownership
 from webhook.text import cut, escaped
-from webhook.tools import Claim, ManagedBy, claims
+from webhook.tools import ManagedBy
 
 __all__ = ["BreakGlassUse", "Decision", "FieldChange", "LookupNeeded", "Violation", "decide", "drift_of"]
 
@@ -156,12 +146,12 @@ def decide(review: Review, snapshot: Snapshot, objects: Objects, now: datetime) 
         return Decision(allowed=True, writer=writer)
 
     if trusted is not None:
-        return Decision(allowed=True, writer=writer, managed_by=_managed_by(_claims(_written(review), snapshot)))
+        return Decision(allowed=True, writer=writer, managed_by=managed_by(claims_of(written(review), snapshot)))
 
-    context = _Context(review=review, snapshot=snapshot, objects=objects, now=now, writer=writer)
-    candidates = _candidates(context, review.resource.resource, review.resource.group, review.subresource)
+    context = Context(review=review, snapshot=snapshot, objects=objects, now=now, writer=writer)
+    candidates = candidates_of(context, review.resource.resource, review.resource.group, review.subresource)
     children = any(candidate.policy.children for candidate in candidates)
-    subject = subject_of(review, objects, children=children) if candidates else _written(review)
+    subject = subject_of(review, objects, children=children) if candidates else written(review)
     decision = Decision(allowed=True, writer=writer)
     if subject is not None:
         decision = _weigh(context, subject, candidates)
@@ -169,54 +159,28 @@ def decide(review: Review, snapshot: Snapshot, objects: Objects, now: datetime) 
     # An autoscaler is a hand with which a person writes the replicas of something else.
     if decision.allowed and (target := scale_target(review, objects)) is not None:
         ref = target.ref
-        indirect = _weigh(context, target, _candidates(context, ref.resource, ref.group, "scale"))
+        indirect = _weigh(context, target, candidates_of(context, ref.resource, ref.group, "scale"))
         silent = decision.mode is None and decision.break_glass is None
         if not indirect.allowed or (silent and (indirect.mode is not None or indirect.break_glass is not None)):
             return replace(indirect, indirect=True)
     return decision
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Context:
-    """What every step of one decision is about."""
-
-    review: Review
-    snapshot: Snapshot
-    objects: Objects
-    now: datetime
-    writer: str
-
-    @property
-    def user(self) -> UserInfo:
-        return self.review.user
-
-
-def _candidates(context: _Context, resource: str, group: str, subresource: str) -> list[Candidate]:
-    """Step 1: the policies whose resources, operations and namespaces take the write in."""
-    review = context.review
-    operation = "UPDATE" if resource != review.resource.resource else review.operation
-    return [
-        candidate
-        for candidate in context.snapshot.candidates(group, resource, subresource, operation)
-        if candidate.policy.match.in_namespace(review.namespace)
-    ]
-
-
-def _weigh(context: _Context, subject: Subject, candidates: Sequence[Candidate]) -> Decision:
+def _weigh(context: Context, subject: Subject, candidates: Sequence[Candidate]) -> Decision:
     """Steps 2 to 7 for one object."""
-    found = _claims(subject, context.snapshot)
+    found = claims_of(subject, context.snapshot)
     owner: ObjectRef | None = None
     if not found and any(candidate.policy.children for candidate in candidates):
-        subject, found, owner = _owned(context, subject)
+        subject, found, owner = owned(context, subject)
     meant = [
-        _with_owner(c, owner)
+        with_owner(c, owner)
         for c in candidates
-        if _is_meant(c, found, subject, owner) and c.policy.trusted.find(context.user) is None
+        if is_meant(c, found, subject, owner) and c.policy.trusted.find(context.user) is None
     ]
     if found and owner is None and any(c.policy.declared for c in meant):
         subject = with_ownership(subject, context.objects)
-    case = _Case(subject=subject, claims=found, owner=owner, meant=meant)
-    glass = _glass_work(context, case)
+    case = Case(subject=subject, claims=found, owner=owner, meant=meant)
+    glass = glass_work(context, case)
     retagged = subject.new is not None and tags.changed(subject.old, subject.new)
     if not meant and glass is None:
         return Decision(allowed=True, writer=_excused(context, candidates), managed_by=case.managed_by)
@@ -228,82 +192,6 @@ def _weigh(context: _Context, subject: Subject, candidates: Sequence[Candidate])
     return decision
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Case:
-    """An object, who manages it, and the policies that are about it and do not trust the writer.
-
-    ``owner`` is the managed object that owns it, where it is not managed itself.
-    """
-
-    subject: Subject
-    claims: Sequence[Claim]
-    owner: ObjectRef | None
-    meant: Sequence[Candidate]
-
-    @property
-    def managed_by(self) -> ManagedBy | None:
-        return self.claims[0].managed_by if self.claims else None
-
-
-# ── managed? ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _written(review: Review) -> Subject | None:
-    """The object that the review itself brings, if it brings any."""
-    if review.operation == "CONNECT" or (review.subresource and review.operation != "UPDATE"):
-        return None
-    return None if review.subresource == "scale" else subject_of(review, {}, children=False)
-
-
-def _claims(subject: Subject | None, snapshot: Snapshot) -> list[Claim]:
-    """Who manages the object, by its old or its new state; the old comes first."""
-    found: dict[tuple[str, str], Claim] = {}
-    for side in subject.sides if subject is not None else ():
-        for claim in claims(side, snapshot.config.markers):
-            found.setdefault((claim.managed_by.tool, claim.managed_by.kind), claim)
-    return list(found.values())
-
-
-def _managed_by(found: Sequence[Claim]) -> ManagedBy | None:
-    return found[0].managed_by if found else None
-
-
-def _owned(context: _Context, subject: Subject) -> tuple[Subject, list[Claim], ObjectRef | None]:
-    """``subject`` with its owners, and who manages the first of them that is managed; without them if none is."""
-    with_chain = with_owners(subject, context.objects)
-    for ref, obj in with_chain.owners:
-        if found := claims(obj, context.snapshot.config.markers):
-            return with_chain, found, ref
-    return subject, [], None
-
-
-def _is_meant(candidate: Candidate, managers: Sequence[Claim], subject: Subject, owner: ObjectRef | None) -> bool:
-    policy = candidate.policy
-    match = policy.match
-    if owner is not None and not policy.children:
-        # To this policy the object is one that nobody manages.
-        return match.scope_all and match.tools is None and _selects_labels(policy, subject)
-    if not candidate.direct and (owner is None or not match.names(owner.group, owner.resource, "")):
-        return False
-    if not match.scope_all and not managers:
-        return False
-    if match.tools is not None and not any(claim.managed_by.tool in match.tools for claim in managers):
-        return False
-    return _selects_labels(policy, subject)
-
-
-def _with_owner(candidate: Candidate, owner: ObjectRef | None) -> Candidate:
-    """``candidate``, about all of a child whose owner it names, whatever else it names."""
-    if candidate.whole or owner is None or not candidate.policy.match.names(owner.group, owner.resource, ""):
-        return candidate
-    return replace(candidate, whole=candidate.policy.children)
-
-
-def _selects_labels(policy: Policy, subject: Subject) -> bool:
-    selector = policy.match.object_selector
-    return selector is None or any(selector.matches(meta.labels_of(side)) for side in subject.sides)
-
-
 # ── who? ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -311,7 +199,7 @@ def _class(automation: Writer | None) -> str:
     return f"automation:{automation.name}" if automation is not None else "untrusted"
 
 
-def _excused(context: _Context, candidates: Iterable[Candidate]) -> str:
+def _excused(context: Context, candidates: Iterable[Candidate]) -> str:
     """The writer's class, where a policy that applies knows the writer better than the configuration does."""
     writer = context.writer
     for candidate in candidates:
@@ -322,109 +210,10 @@ def _excused(context: _Context, candidates: Iterable[Candidate]) -> str:
     return writer
 
 
-# ── broken glass? ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _GlassWork:
-    """What the write does to the annotations of break-glass, and why it may not, if it may not."""
-
-    wish: breakglass.Wish
-    finding: Note
-    refused: str
-    longest: timedelta | None
-
-
-def _glass_work(context: _Context, case: _Case) -> _GlassWork | None:
-    subject = case.subject
-    if subject.new is None or (wish := breakglass.wish(subject.old, subject.new)) is None:
-        return None
-    rules = _rules(context, case)
-    why = (breakglass.refusal(wish, context.user, rule, context.now) for rule in rules)
-    before = meta.annotations_of(subject.old).get(breakglass.REASON)
-    operation = "added" if before is None else "removed" if wish.reason is None else "changed"
-    refused = next(filter(None, why), "")
-    path = f"metadata.annotations['{breakglass.REASON}']"
-    return _GlassWork(
-        wish=wish,
-        finding=Note(path=path, operation=operation, text=refused),
-        refused=refused,
-        longest=min((rule.max_duration for rule in rules if rule is not None), default=None),
-    )
-
-
-def _rules(context: _Context, case: _Case) -> list[BreakGlass | None]:
-    """The rules that a break-glass has to meet: of every policy that it may open.
-
-    That is each one that enforces and is about the object, whatever operation, subresource or child it guards there. A
-    Namespace's is held to the configuration's rule, too, since it opens what is inside.
-    """
-    ref = case.subject.ref
-    rules = [
-        policy.break_glass
-        for policy in context.snapshot.policies
-        if policy.mode == ENFORCE
-        and policy.match.in_namespace(context.review.namespace)
-        and _is_meant(
-            Candidate(policy=policy, direct=policy.match.names_any(ref.group, ref.resource) or policy.children),
-            case.claims,
-            case.subject,
-            case.owner,
-        )
-    ]
-    if not rules or is_namespace(context.review):
-        rules.append(context.snapshot.config.break_glass)
-    return list(dict.fromkeys(rules))
-
-
-def _opening(context: _Context, case: _Case, policy: Policy, glass: _GlassWork | None) -> tuple[Opening, str] | None:
-    """What opens the object to this write, as far as ``policy`` is concerned, and where that is written."""
-    rule = policy.break_glass
-    if rule is None:
-        return None
-    subject = case.subject
-    if glass is not None and glass.wish.reason is not None:
-        expires = breakglass.read_time(meta.annotations_of(subject.new).get(breakglass.EXPIRES))
-        return Opening(by=context.user.username, reason=glass.wish.reason, expires=expires), str(subject.ref)
-    for ref, obj in ((subject.ref, subject.old), *subject.owners):
-        found = breakglass.opening(obj, rule, context.now)
-        if found is not None and not _is_copied(obj):
-            return found, str(ref)
-    # Only now, and only for a write that is denied otherwise: this may take a look-up.
-    if policy.mode != ENFORCE or not context.review.namespace or is_namespace(context.review):
-        return None
-    ref = ObjectRef("", "v1", "namespaces", "", context.review.namespace)
-    found = breakglass.opening(look_up(ref, context.objects, optional=True), rule, context.now)
-    if found is None:
-        return None
-    # Who broke it was held to the configuration's rule; a policy's own may be stricter.
-    same_rule = rule == context.snapshot.config.break_glass
-    return (found, str(ref)) if same_rule or found.by in rule.users else None
-
-
-def _is_copied(obj: meta.Object | None) -> bool:
-    """Whether a controller wrote the object's break-glass: a copy of what a template or an owner says of itself.
-
-    A person who may write the one may not thereby open the other.
-    """
-    if obj is None or meta.controller_of(obj) is None:
-        return False
-    made = made_by_controller(obj)
-    return any(_reaches(made, ("metadata", "annotations", key)) for key in breakglass.KEYS)
-
-
-def _reaches(position: Position | None, path: Path) -> bool:
-    for element in path:
-        if position is None or position.covers:
-            break
-        position = position.step(element)
-    return position is not None
-
-
 # ── the answer ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _conclude(context: _Context, case: _Case, glass: _GlassWork | None, settled: PathSet) -> Decision:
+def _conclude(context: Context, case: Case, glass: GlassWork | None, settled: PathSet) -> Decision:
     judged = judge(context.review, case.subject, case.claims, case.meant, context.objects, settled)
     if glass is not None and glass.refused:
         return _verdict(context, case, _with_refusal(context, case, judged, glass.finding), None)
@@ -432,7 +221,7 @@ def _conclude(context: _Context, case: _Case, glass: _GlassWork | None, settled:
     closed: list[Judged] = []
     used: tuple[Opening, str] | None = None
     for each in judged:
-        opening = _opening(context, case, each.policy, glass)
+        opening = opening_for(context, case, each.policy, glass)
         (closed if opening is None else opened).append(each)
         used = used or opening
     use = None
@@ -449,7 +238,7 @@ def _conclude(context: _Context, case: _Case, glass: _GlassWork | None, settled:
     return _verdict(context, case, closed, use)
 
 
-def _with_refusal(context: _Context, case: _Case, judged: Sequence[Judged], finding: Note) -> list[Judged]:
+def _with_refusal(context: Context, case: Case, judged: Sequence[Judged], finding: Note) -> list[Judged]:
     """``judged``, and the refused break-glass: told by the policy that guards the object, if one enforces."""
     guardian = min((candidate.policy for candidate in case.meant), key=guardian_rank, default=None)
     if guardian is None or guardian.mode != ENFORCE:
@@ -480,7 +269,7 @@ def _violation(each: Judged) -> Violation:
     )
 
 
-def _verdict(context: _Context, case: _Case, judged: Sequence[Judged], use: BreakGlassUse | None) -> Decision:
+def _verdict(context: Context, case: Case, judged: Sequence[Judged], use: BreakGlassUse | None) -> Decision:
     """Step 7: the strictest mode among what is violated."""
     violations = tuple(_violation(each) for each in judged)
     mode = max((violation.mode for violation in violations), key=STRICTNESS.__getitem__, default=None)
@@ -525,7 +314,7 @@ def _refused(name: str, message: str, writer: str = "untrusted") -> Decision:
     )
 
 
-def _refusal(context: _Context, case: _Case, judged: Sequence[Judged], mode: str) -> Refusal:
+def _refusal(context: Context, case: Case, judged: Sequence[Judged], mode: str) -> Refusal:
     told = [each for each in judged if each.policy.mode == mode]
     findings: list[Finding] = [finding for each in told for finding in each.findings]
     rules = [each.policy.break_glass for each in told]

@@ -1,0 +1,116 @@
+"""One object of one decision: what it is, who manages it, and which policies are about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from webhook import meta
+from webhook.admission import ObjectRef, Review, UserInfo
+from webhook.policy import Candidate, Policy, Snapshot
+from webhook.subject import Objects, Subject, subject_of, with_owners
+from webhook.tools import Claim, ManagedBy, claims
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What every step of one decision is about."""
+
+    review: Review
+    snapshot: Snapshot
+    objects: Objects
+    now: datetime
+    writer: str
+
+    @property
+    def user(self) -> UserInfo:
+        """Who writes."""
+        return self.review.user
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """An object, who manages it, and the policies that are about it and do not trust the writer.
+
+    ``owner`` is the managed object that owns it, where it is not managed itself.
+    """
+
+    subject: Subject
+    claims: Sequence[Claim]
+    owner: ObjectRef | None
+    meant: Sequence[Candidate]
+
+    @property
+    def managed_by(self) -> ManagedBy | None:
+        """The first that manages it, if any does."""
+        return self.claims[0].managed_by if self.claims else None
+
+
+def candidates_of(context: Context, resource: str, group: str, subresource: str) -> list[Candidate]:
+    """Step 1: the policies whose resources, operations and namespaces take the write in."""
+    review = context.review
+    operation = "UPDATE" if resource != review.resource.resource else review.operation
+    return [
+        candidate
+        for candidate in context.snapshot.candidates(group, resource, subresource, operation)
+        if candidate.policy.match.in_namespace(review.namespace)
+    ]
+
+
+def written(review: Review) -> Subject | None:
+    """The object that the review itself brings, if it brings any."""
+    if review.operation == "CONNECT" or (review.subresource and review.operation != "UPDATE"):
+        return None
+    return None if review.subresource == "scale" else subject_of(review, {}, children=False)
+
+
+def claims_of(subject: Subject | None, snapshot: Snapshot) -> list[Claim]:
+    """Who manages the object, by its old or its new state; the old comes first."""
+    found: dict[tuple[str, str], Claim] = {}
+    for side in subject.sides if subject is not None else ():
+        for claim in claims(side, snapshot.config.markers):
+            found.setdefault((claim.managed_by.tool, claim.managed_by.kind), claim)
+    return list(found.values())
+
+
+def managed_by(found: Sequence[Claim]) -> ManagedBy | None:
+    """The first of the claims, for the log."""
+    return found[0].managed_by if found else None
+
+
+def owned(context: Context, subject: Subject) -> tuple[Subject, list[Claim], ObjectRef | None]:
+    """``subject`` with its owners, and who manages the first of them that is managed; without them if none is."""
+    with_chain = with_owners(subject, context.objects)
+    for ref, obj in with_chain.owners:
+        if found := claims(obj, context.snapshot.config.markers):
+            return with_chain, found, ref
+    return subject, [], None
+
+
+def is_meant(candidate: Candidate, managers: Sequence[Claim], subject: Subject, owner: ObjectRef | None) -> bool:
+    """Whether the policy is about the object: by scope, tool and labels, and a child by its ``owner``."""
+    policy = candidate.policy
+    match = policy.match
+    if owner is not None and not policy.children:
+        # To this policy the object is one that nobody manages.
+        return match.scope_all and match.tools is None and _selects_labels(policy, subject)
+    if not candidate.direct and (owner is None or not match.names(owner.group, owner.resource, "")):
+        return False
+    if not match.scope_all and not managers:
+        return False
+    if match.tools is not None and not any(claim.managed_by.tool in match.tools for claim in managers):
+        return False
+    return _selects_labels(policy, subject)
+
+
+def with_owner(candidate: Candidate, owner: ObjectRef | None) -> Candidate:
+    """``candidate``, about all of a child whose owner it names, whatever else it names."""
+    if candidate.whole or owner is None or not candidate.policy.match.names(owner.group, owner.resource, ""):
+        return candidate
+    return replace(candidate, whole=candidate.policy.children)
+
+
+def _selects_labels(policy: Policy, subject: Subject) -> bool:
+    selector = policy.match.object_selector
+    return selector is None or any(selector.matches(meta.labels_of(side)) for side in subject.sides)
