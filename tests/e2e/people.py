@@ -14,6 +14,12 @@ from .kinds import FLUX
 MERGE, STRATEGIC, JSON = (f"application/{kind}-patch+json" for kind in ("merge", "strategic-merge", "json"))
 _APPLY = "application/apply-patch+yaml"
 _DENIED = 'admission webhook "validate.driftwall.io" denied the request: '
+# Of the Deployment controller, and the status of an autoscaler in the version that has no fields for it.
+_OF_CONTROLLERS = (
+    "deployment.kubernetes.io/",
+    "autoscaling.alpha.kubernetes.io/conditions",
+    "autoscaling.alpha.kubernetes.io/current-metrics",
+)
 _PLURALS = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies"}
 
 
@@ -130,10 +136,11 @@ def refused(outcome: Outcome, *parts: str) -> str:
 @contextlib.contextmanager
 def unchanged(plane: ControlPlane, *manifests: Object) -> Iterator[None]:
     """Assert that the stored objects are the same after as before, but for what the control plane itself writes."""
-    paths = [path_of(each) for each in manifests]
-    before = [stored(plane, path) for path in paths]
+    before = {path: stored(plane, path) for path in map(path_of, manifests)}
     yield
-    assert [stored(plane, path) for path in paths] == before
+    for path, was in before.items():
+        now = stored(plane, path)
+        assert now == was, (now, was)
 
 
 def stored(plane: ControlPlane, path: str) -> Object:
@@ -144,7 +151,7 @@ def stored(plane: ControlPlane, path: str) -> Object:
     del metadata["resourceVersion"]
     record = metadata.get("managedFields", [])
     metadata["managedFields"] = [entry for entry in record if entry["manager"] != "kube-controller-manager"]
-    annotations = {k: v for k, v in metadata.pop("annotations", {}).items() if not k.startswith("deployment.")}
+    annotations = {k: v for k, v in metadata.pop("annotations", {}).items() if not k.startswith(_OF_CONTROLLERS)}
     return obj | {"metadata": metadata | ({"annotations": annotations} if annotations else {})}
 
 

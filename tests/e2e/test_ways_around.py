@@ -425,9 +425,10 @@ def test_07_metadata_through_the_status_of_every_kind(world: World, alice: Perso
         for obj in objects:
             status = f"{path_of(obj)}/status"
             for path, metadata in attempts:
+                if obj["kind"] == "Deployment" and "labels" in metadata:
+                    continue  # no status brings labels to a Deployment, whoever writes it
                 outcome = alice.send("PATCH", status, {"metadata": metadata}, content_type=MERGE)
-                # Where the API server itself keeps what is there, driftwall may see nothing to refuse.
-                if obj["kind"] != "Gizmo" and (obj["kind"] != "Deployment" or "labels" not in metadata):
+                if obj["kind"] != "Gizmo":  # of a custom resource the API server itself keeps what is there
                     refused(outcome, path)
             whole = world.live(obj)
             del whole["metadata"]["annotations"]
