@@ -201,6 +201,20 @@ json_values = st.recursive(
 )
 
 
+def test_the_older_way_to_bind_a_pod_is_a_binding_of_the_pod() -> None:
+    request = {
+        **REQUEST,
+        "operation": "CREATE",
+        "kind": {"group": "", "version": "v1", "kind": "Binding"},
+        "resource": {"group": "", "version": "v1", "resource": "bindings"},
+        "name": "",
+        "object": {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "web-1"}},
+    }
+    body = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
+    review = parse(json.dumps(body).encode())
+    assert (review.qualified_resource, review.subresource, review.name) == ("pods", "binding", "web-1")
+
+
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
 def test_no_bytes_raise_anything_but_malformed_review(data: bytes) -> None:
     assert 400 <= refused(data).status < 500

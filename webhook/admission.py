@@ -106,6 +106,10 @@ class Review:
         self.kind = request.kind
         self.resource = request.resource
         self.subresource = request.sub_resource
+        if (request.resource.group, request.resource.resource) == ("", "bindings"):
+            # The older way to bind a pod: the same object, sent to a resource of its own.
+            self.resource = GroupVersionResource(version=request.resource.version, resource="pods")
+            self.subresource = "binding"
         self.namespace = request.namespace
         self.operation = request.operation
         self.user = request.user_info
