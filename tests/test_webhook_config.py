@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from cel_expr_python import cel  # type: ignore[import-untyped]
 from tests.admitting import SAM, mutated
 from tests.reviews import ALICE, FLUX, FLUX_LABELS, RECORDINGS, Cluster, Json, person, service_account, snapshot_of
 from tests.serving import certificates
+from webhook import bundled, pki
 from webhook.admission import parse
 from webhook.cli import main
 from webhook.decision import Decision
@@ -737,3 +739,25 @@ def test_policies_that_do_not_load_give_no_configuration(tmp_path: Path, capsys:
 def test_the_configuration_is_the_same_each_time() -> None:
     texts = {json.dumps(render(snapshot_of(text), SERVICE)) for text in [EVERY_KIND_OF_POLICIES[-1]] * 3}
     assert len(texts) == 1
+
+
+def test_every_flag_can_come_from_the_environment_and_a_flag_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ca = tmp_path / "ca.crt"
+    ca.write_bytes(pki.create_ca(now=datetime.now(UTC), lifetime=timedelta(days=1)).certificate)
+    monkeypatch.setenv("DRIFTWALL_POLICIES", str(bundled.policies()))
+    monkeypatch.setenv("DRIFTWALL_SERVICE", "driftwall-system/driftwall")
+    monkeypatch.setenv("DRIFTWALL_CA_FILE", str(ca))
+    assert main(["webhook-config", "-o", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)["items"][0]["webhooks"][0]["clientConfig"]
+    assert (told["service"]["namespace"], told["caBundle"]) == (
+        "driftwall-system",
+        base64.b64encode(ca.read_bytes()).decode(),
+    )
+    assert main(["webhook-config", "-o", "json", "--url", "https://127.0.0.1:8443"]) == 0
+    told = json.loads(capsys.readouterr().out)["items"][0]["webhooks"][0]["clientConfig"]
+    assert told["url"] == "https://127.0.0.1:8443/validate"
+    monkeypatch.delenv("DRIFTWALL_SERVICE")
+    assert main(["webhook-config"]) == 64
+    assert "one of the arguments --url --service is required" in capsys.readouterr().err

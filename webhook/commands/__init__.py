@@ -7,7 +7,13 @@ arguments to the exit code. What such a function raises, :mod:`webhook.cli` turn
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def from_environment(flag: str) -> str | None:
+    """What the environment says where ``flag`` is not given: ``DRIFTWALL_CA_FILE`` for ``--ca-file``; None if empty."""
+    return os.environ.get("DRIFTWALL_" + flag.removeprefix("--").replace("-", "_").upper()) or None

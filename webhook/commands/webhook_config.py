@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from webhook.commands import from_environment
 from webhook.documents import dump
 from webhook.errors import SettingsError
 from webhook.policy_compiler import load
@@ -34,11 +35,25 @@ def add_parser(subparsers: Subparsers) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--policies", type=Path, required=True, metavar="PATH", help="the policies: a file or a folder")
-    where = parser.add_mutually_exclusive_group(required=True)
+    policies = from_environment("--policies")
+    parser.add_argument(
+        "--policies",
+        type=Path,
+        default=policies,
+        required=policies is None,
+        metavar="PATH",
+        help="the policies: a file or a folder",
+    )
+    where = parser.add_mutually_exclusive_group(required=not any(map(from_environment, ("--url", "--service"))))
     where.add_argument("--url", metavar="URL", help="where the API server reaches the webhook: https://HOST:PORT")
     where.add_argument("--service", metavar="NAMESPACE/NAME", help="the Service in front of the webhook")
-    parser.add_argument("--ca-file", type=Path, metavar="FILE", help="the CA of the serving certificate (PEM)")
+    parser.add_argument(
+        "--ca-file",
+        type=Path,
+        default=from_environment("--ca-file"),
+        metavar="FILE",
+        help="the CA of the serving certificate (PEM)",
+    )
     parser.add_argument("-o", "--output", choices=("yaml", "json"), default="yaml", help="json: one List")
     parser.set_defaults(run=run)
 
@@ -60,12 +75,15 @@ def _target(args: argparse.Namespace) -> Target:
 
         ca = args.ca_file.read_bytes()
         pki.check_ca(ca)
-    if args.url is not None:
-        parts = urlsplit(args.url)
+    url, service = args.url, args.service
+    if url is None and service is None:
+        url, service = from_environment("--url"), from_environment("--service")
+    if url is not None:
+        parts = urlsplit(url)
         if parts.scheme != "https" or not parts.netloc or parts.query or parts.fragment or "@" in parts.netloc:
-            raise SettingsError(f"--url: {args.url!r} is not https://HOST:PORT; the API server takes nothing else")
-        return Target(url=args.url, ca=ca)
-    namespace, slash, name = args.service.partition("/")
+            raise SettingsError(f"--url: {url!r} is not https://HOST:PORT; the API server takes nothing else")
+        return Target(url=url, ca=ca)
+    namespace, slash, name = str(service).partition("/")
     if not (namespace and slash and name) or "/" in name:
-        raise SettingsError(f"--service: {args.service!r} is not NAMESPACE/NAME")
+        raise SettingsError(f"--service: {service!r} is not NAMESPACE/NAME")
     return Target(namespace=namespace, service=name, ca=ca)
