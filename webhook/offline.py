@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from webhook.admission import ObjectRef, Review
 from webhook.decision import Decision, LookupNeeded, decide
 from webhook.errors import LookupFailed
+from webhook.meta import metadata_of
 from webhook.mutation import Mutation, mutate
 from webhook.policy import Snapshot
 from webhook.subject import Objects
@@ -30,9 +31,8 @@ class RecordedObjects:
         if review.kind.kind in _NOT_THE_OBJECT or review.operation == "CONNECT":
             return
         if (obj := review.new or review.old) is not None:
-            metadata = obj.get("metadata")
-            namespace = metadata.get("namespace", "") if isinstance(metadata, dict) else ""
-            key = (review.resource.group, review.resource.resource, str(namespace or ""), review.name)
+            namespace = str(metadata_of(obj).get("namespace") or "")
+            key = (review.resource.group, review.resource.resource, namespace, review.name)
             self._objects[key] = obj
 
     def get(self, ref: ObjectRef) -> Mapping[str, Any] | None:

@@ -6,9 +6,10 @@ The facts come from the tools' sources and documentation; `driftwall explain too
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+from webhook import meta
 from webhook.fieldpath import PathSet
 from webhook.globs import Globs
 from webhook.listkeys import canonical_group
@@ -49,6 +50,9 @@ class Marker:
     All of ``labels`` and ``annotations`` must be there (with the value given, or any but the empty one for None).
     ``names_object`` tells whether the marker's value names the object that carries it; a marker without one is no
     proof on an object that a controller made, since controllers copy their owner's labels to what they create.
+
+    ``protected`` are the marker and the tool's opt-outs, as places in an object, and ``written_by`` the managers, both
+    made once. Opt-outs count as labels and as annotations: Flux looks in both (fluxcd/pkg, ssa, AnyInMetadata).
     """
 
     tool: str
@@ -61,16 +65,14 @@ class Marker:
     opt_outs: tuple[str, ...] = ()
     service_accounts: tuple[str, ...] = ()
     way_out: str
+    protected: PathSet = field(init=False, compare=False, repr=False)
+    written_by: Globs = field(init=False, compare=False, repr=False)
 
-    @property
-    def protected(self) -> PathSet:
-        """The marker and the tool's opt-outs, as places in an object.
-
-        Opt-outs count as labels and as annotations: Flux looks for them in both (fluxcd/pkg, ssa, AnyInMetadata).
-        """
+    def __post_init__(self) -> None:
         paths = [("metadata", "labels", key) for key in (*self.labels, *self.opt_outs)]
         paths += [("metadata", "annotations", key) for key in (*self.annotations, *self.opt_outs)]
-        return PathSet(paths)
+        object.__setattr__(self, "protected", PathSet(paths))
+        object.__setattr__(self, "written_by", Globs(self.managers))
 
 
 def _tracked_object(annotations: Mapping[str, str], me: Identity) -> bool:
@@ -253,8 +255,7 @@ class Claim:
 
 def claims(obj: Mapping[str, Any], markers: Iterable[Marker] = MARKERS) -> list[Claim]:
     """The tools that manage ``obj`` by their markers, in the order of ``markers``; empty for an unmanaged object."""
-    metadata = _mapping(obj.get("metadata"))
-    labels, annotations = _mapping(metadata.get("labels")), _mapping(metadata.get("annotations"))
+    labels, annotations = meta.labels_of(obj), meta.annotations_of(obj)
     if not labels and not annotations:
         return []
     found = []
@@ -262,9 +263,9 @@ def claims(obj: Mapping[str, Any], markers: Iterable[Marker] = MARKERS) -> list[
         if not (_has(labels, marker.labels) and _has(annotations, marker.annotations)):
             continue
         if marker.names_object is not None:
-            if not marker.names_object(annotations, _identity(obj, metadata)):
+            if not marker.names_object(annotations, _identity(obj)):
                 continue
-        elif _is_copy(metadata, marker):
+        elif _is_copy(obj, marker):
             continue
         managed_by = ManagedBy(tool=marker.tool, kind=marker.kind, application=marker.application(labels, annotations))
         found.append(Claim(marker=marker, managed_by=managed_by))
@@ -275,28 +276,22 @@ def _has(there: Mapping[str, Any], wanted: Mapping[str, str | None]) -> bool:
     return all(there.get(key) if value is None else there.get(key) == value for key, value in wanted.items())
 
 
-def _is_copy(metadata: Mapping[str, Any], marker: Marker) -> bool:
+def _is_copy(obj: Mapping[str, Any], marker: Marker) -> bool:
     """Whether a controller made the object and the tool itself never wrote to it."""
-    owners = metadata.get("ownerReferences")
-    if not isinstance(owners, list) or not any(isinstance(o, dict) and o.get("controller") is True for o in owners):
+    if meta.controller_of(obj) is None:
         return False
-    managers = Globs(marker.managers)
-    entries = metadata.get("managedFields")
+    entries = meta.metadata_of(obj).get("managedFields")
     return not any(
-        isinstance(entry, dict) and managers.matches(str(entry.get("manager", "")))
+        isinstance(entry, dict) and marker.written_by.matches(str(entry.get("manager", "")))
         for entry in (entries if isinstance(entries, list) else ())
     )
 
 
-def _identity(obj: Mapping[str, Any], metadata: Mapping[str, Any]) -> Identity:
-    group, slash, _ = str(obj.get("apiVersion", "")).partition("/")
+def _identity(obj: Mapping[str, Any]) -> Identity:
+    metadata = meta.metadata_of(obj)
     return Identity(
-        group=group if slash else "",
+        group=meta.group_version(obj.get("apiVersion"))[0],
         kind=str(obj.get("kind", "")),
         namespace=str(metadata.get("namespace") or ""),
         name=str(metadata.get("name") or ""),
     )
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}

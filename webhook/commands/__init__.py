@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,3 +18,16 @@ if TYPE_CHECKING:
 def from_environment(flag: str) -> str | None:
     """What the environment says where ``flag`` is not given: ``DRIFTWALL_CA_FILE`` for ``--ca-file``; None if empty."""
     return os.environ.get("DRIFTWALL_" + flag.removeprefix("--").replace("-", "_").upper()) or None
+
+
+def add_policies(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the flag ``--policies`` of a command that cannot do without."""
+    named = from_environment("--policies")
+    parser.add_argument(
+        "--policies",
+        type=Path,
+        default=named,
+        required=named is None,
+        metavar="PATH",
+        help="the policies: a file or a folder",
+    )

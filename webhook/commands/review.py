@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from webhook import admission, audit
-from webhook.commands import from_environment
+from webhook.commands import add_policies
 from webhook.errors import LookupFailed, MalformedReview
 from webhook.offline import RecordedObjects, decide_offline, mutate_offline
 from webhook.policy_compiler import load
@@ -41,15 +41,7 @@ def add_parser(subparsers: Subparsers) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    policies = from_environment("--policies")
-    parser.add_argument(
-        "--policies",
-        type=Path,
-        default=policies,
-        required=policies is None,
-        metavar="PATH",
-        help="the policies: a file or a folder",
-    )
+    add_policies(parser)
     parser.add_argument("--fail-on-deny", action="store_true", help="exit with 1 if any review is denied")
     parser.add_argument(
         "-o", "--output", choices=("text", "json"), default="text", help="json: one line for each review"

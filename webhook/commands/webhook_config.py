@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from webhook.commands import from_environment
+from webhook.commands import add_policies, from_environment
 from webhook.documents import dump
 from webhook.errors import SettingsError
 from webhook.policy_compiler import load
@@ -35,15 +35,7 @@ def add_parser(subparsers: Subparsers) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    policies = from_environment("--policies")
-    parser.add_argument(
-        "--policies",
-        type=Path,
-        default=policies,
-        required=policies is None,
-        metavar="PATH",
-        help="the policies: a file or a folder",
-    )
+    add_policies(parser)
     where = parser.add_mutually_exclusive_group(required=not any(map(from_environment, ("--url", "--service"))))
     where.add_argument("--url", metavar="URL", help="where the API server reaches the webhook: https://HOST:PORT")
     where.add_argument("--service", metavar="NAMESPACE/NAME", help="the Service in front of the webhook")
