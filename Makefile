@@ -14,6 +14,10 @@ INSTALL := $(BIN)/python -m pip install -qq --require-hashes --only-binary :all:
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-config \
 	--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
+# Two processes, each with servers of its own: the tests wait more than they compute. A file stays in one of them, and
+# the long ones, which are those with servers, come first.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
@@ -33,7 +37,7 @@ demo: $(RUNTIME) ## the main job on this machine, on recorded reviews
 
 test: lint $(DEV) ## every check: lint, then all the tests
 	$(BIN)/python -m tests.e2e.binaries
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 lint: $(DEV) ## ruff, mypy and the import layers
 	$(BIN)/ruff check
@@ -42,11 +46,11 @@ lint: $(DEV) ## ruff, mypy and the import layers
 	$(BIN)/lint-imports --no-logo
 
 unit: $(DEV) ## the tests that need neither a control plane nor the image
-	$(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/image $(ARGS)
+	$(PYTEST) --ignore=tests/e2e --ignore=tests/image $(ARGS)
 
 e2e: $(DEV) ## the tests against a real control plane, built the first time
 	$(BIN)/python -m tests.e2e.binaries
-	$(BIN)/python -m pytest tests/e2e $(ARGS)
+	$(PYTEST) tests/e2e $(ARGS)
 
 image-test: $(DEV) ## build the image and start it; installs buildah and debootstrap with apt-get if they are missing
 	$(BIN)/python -m pytest tests/image $(ARGS)

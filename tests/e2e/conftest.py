@@ -1,10 +1,13 @@
-"""The control plane is started once for all tests; it comes up in seconds, but that is still the slowest part."""
+"""The control plane is started once for all tests of a process; it comes up in seconds, but that is still the slowest.
+
+What must hold of all that was written in between, whichever test wrote it, is asserted when the servers end.
+"""
 
 from collections.abc import Iterator
 
 import pytest
 
-from . import binaries
+from . import binaries, whole_run
 from .control_plane import ControlPlane
 from .driftwall import CONFIG_SYNC, Driftwall
 
@@ -18,6 +21,7 @@ def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
         using = binaries.find()
     with ControlPlane(using=using) as plane:
         yield plane
+        whole_run.nobody_who_has_to_write_was_hindered(plane)
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +30,10 @@ def driftwall_server(control_plane: ControlPlane, tmp_path_factory: pytest.TempP
     control_plane.add_service_account_user("configsync", *CONFIG_SYNC)  # before guardIdentities is in force
     with Driftwall(control_plane, tmp_path_factory.mktemp("driftwall")) as server:
         yield server
+        whole_run.no_write_of_the_autoscaler_was_hindered(server)
+        whole_run.every_call_got_a_verdict_and_every_verdict_a_line(server)
+        server.stop()
+        whole_run.it_had_nothing_to_complain_of(server)
 
 
 @pytest.fixture(scope="module")

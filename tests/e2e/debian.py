@@ -4,11 +4,13 @@ Debian ships the source of the whole of Kubernetes but only kubectl's binary, so
 The system's apt configuration stays as it is: the source package comes through a private copy with `deb-src`.
 """
 
+import fcntl
 import os
 import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,6 +27,8 @@ _INSTEAD = "set KUBEBUILDER_ASSETS to a folder with etcd, kube-apiserver, kube-c
 
 _LINE_EVERY = 15.0  # seconds between two lines of progress: often enough to tell a long build from a hung one
 _APT_LOCK = "DPkg::Lock::Timeout=600"  # seconds to wait for another apt-get on this machine
+# For the lists, apt waits for nobody; the tests run in several processes.
+_INSTALLING = Path(tempfile.gettempdir()) / "driftwall-tests-apt.lock"
 _GO_TOOLS = Path("/usr/lib/go/bin")  # where Debian's golang-go links its default version
 _GO_SOURCES = Path("/usr/share/gocode/src")  # where Debian's Go libraries are
 # The source's own copy (1.0.1) crashes under Go 1.18 and later as soon as a map is encoded, that is with the first
@@ -51,11 +55,14 @@ def install(packages: Iterable[str]) -> None:
         raise PreparationError(f"{', '.join(names)}: missing, and this user is not root and has no sudo: {by_hand}")
     say(f"installing {', '.join(names)}")
     environment = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-o", _APT_LOCK]
-    for arguments in (["update"], ["install", "-y", "--no-install-recommends", *names]):
-        done = subprocess.run([*environment, *arguments], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            said = _tail(done.stdout + done.stderr)
-            raise PreparationError(f"apt-get {' '.join(arguments)} failed with {done.returncode}: {by_hand}\n{said}")
+    with _INSTALLING.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for arguments in (["update"], ["install", "-y", "--no-install-recommends", *names]):
+            done = subprocess.run([*environment, *arguments], capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                said = _tail(done.stdout + done.stderr)
+                failed = f"apt-get {' '.join(arguments)} failed with {done.returncode}"
+                raise PreparationError(f"{failed}: {by_hand}\n{said}")
 
 
 def build(scratch: Path) -> tuple[str, Path]:

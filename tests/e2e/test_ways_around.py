@@ -208,6 +208,8 @@ def world(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory)
     Person(plane=plane, user="flux", namespace=WAYS).applies(*unstamped())
     with Driftwall(plane, tmp_path_factory.mktemp("ways-around"), POLICIES) as server, server.in_the_way():
         yield World(plane=plane, server=server, tokens=tokens)
+    # What came after would find strangers that may do anything.
+    plane.kubectl("delete", "clusterrolebinding", "ways-accounts")
 
 
 @pytest.fixture
