@@ -228,11 +228,11 @@ class FakeCluster:
         path = f"{GROUP_PATH}/{resource}?"
         return len([r for r in self.requests if r.startswith(path) and "watch" not in r and "continue" not in r])
 
-    def kubeconfig(self, folder: Path) -> Path:
+    def kubeconfig(self, folder: Path, token: str = "t") -> Path:  # noqa: S107 - it opens nothing
         content = {
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{"name": "test", "cluster": {"server": f"http://127.0.0.1:{self._port}"}}],
-            "users": [{"name": "test", "user": {"token": "t"}}],
+            "users": [{"name": "test", "user": {"token": token}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         }  # fmt: skip
         file = folder / "kubeconfig"

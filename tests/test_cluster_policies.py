@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import threading
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,9 +10,13 @@ from typing import Any
 import pytest
 
 from tests.following import FakeCluster, Followed, following, wait_for
+from tests.serving import POLICY, certificates, settings_for
+from webhook.admission import UserInfo
+from webhook.cli import main
 from webhook.cluster.connection import ApiServer, connect
 from webhook.cluster.mirror import Mirror
 from webhook.cluster.policies import NOTHING, ClusterPolicies, Pace
+from webhook.reviewing import policy_source
 
 Json = dict[str, Any]
 
@@ -478,3 +484,88 @@ def test_a_status_that_could_not_be_written_is_written_later(cluster: FakeCluste
     cluster.put("driftpolicies", "c", spec())
     cluster.start()
     wait_for(lambda: accepted(cluster, "driftpolicies", "c") == "True", "the status")
+
+
+# ── a look from the command line ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_webhook_configurations_of_the_policies_in_the_cluster_are_printed(
+    cluster: FakeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.put("driftpolicies", "a", spec())
+    cluster.put("driftwallconfigs", "default", {"exemptNamespaces": ["kube-system", "gke-managed"]})
+    where = ("--service", "driftwall-system/driftwall", "-o", "json")
+    way = ("--kubeconfig", str(cluster.kubeconfig(tmp_path)))
+    assert main(["webhook-config", "--policies", "cluster", *way, *where]) == 0
+    validating, mutating = json.loads(capsys.readouterr().out)["items"]
+    (selector,) = validating["webhooks"][0]["namespaceSelector"]["matchExpressions"]
+    assert selector["values"] == ["driftwall-system", "gke-managed", "kube-system"]
+    # No tag and no break-glass ask for it: it is there to refuse policies that are not valid.
+    assert [rule["apiGroups"] for rule in mutating["webhooks"][0]["rules"]] == [["driftwall.io"]]
+
+
+def test_the_configuration_in_the_cluster_is_explained(
+    cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.put("driftpolicies", "a", spec("warn"))
+    cluster.put("driftwallconfigs", "default", {"clusterId": "prod"})
+    monkeypatch.setenv("DRIFTWALL_POLICIES", "cluster")
+    monkeypatch.setenv("DRIFTWALL_KUBECONFIG", str(cluster.kubeconfig(tmp_path)))
+    assert main(["explain", "config", "-o", "json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["clusterId"], [(policy["name"], policy["mode"]) for policy in shown["policies"]]) == (
+        "prod",
+        [("a", "warn")],
+    )
+
+
+def test_policies_in_the_cluster_that_do_not_load_give_every_problem_and_nothing_else(
+    cluster: FakeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.put("driftpolicies", "a", BAD)
+    cluster.put("driftwallconfigs", "other", {"clusterId": "prod"})
+    way = ["--policies", "cluster", "--kubeconfig", str(cluster.kubeconfig(tmp_path))]
+    assert main(["webhook-config", *way, "--url", "https://a"]) == 78
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert PROBLEM in shown.err
+    assert "driftwallconfigs/other: metadata.name: there is one configuration, and its name is 'default'" in shown.err
+    cluster.delete("driftpolicies", "a")
+    cluster.delete("driftwallconfigs", "other")
+    assert main(["explain", "config", *way]) == 78
+    assert NOTHING in capsys.readouterr().err
+
+
+def test_without_a_way_to_the_cluster_its_policies_cannot_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "config", "--policies", "cluster"]) == 64
+    assert "--policies cluster needs a way to the API server" in capsys.readouterr().err
+
+
+def test_a_cluster_without_the_definitions_is_told(
+    cluster: FakeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.missing = {"driftwallconfigs"}
+    way = ["--policies", "cluster", "--kubeconfig", str(cluster.kubeconfig(tmp_path))]
+    assert main(["explain", "config", *way]) == 69
+    assert capsys.readouterr().err == f"driftwall: driftwallconfigs.driftwall.io: {UNSERVED}\n"
+
+
+# ── driftwall's own service account ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("word", ["files", "cluster"])
+def test_driftwall_may_leave_its_marks_under_whatever_service_account_it_runs(
+    cluster: FakeCluster, tmp_path: Path, word: str
+) -> None:
+    cluster.put("driftpolicies", "a", spec())
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    claims = urlsafe_b64encode(b'{"sub":"system:serviceaccount:guards:wall"}').decode()
+    connection = connect(cluster.kubeconfig(tmp_path, f"e30.{claims}.c2ln"))
+    config = settings_for(certificates(tmp_path), policies=None if word == "cluster" else tmp_path / "policy.yaml")
+    with following(policy_source(config, connection, lambda: False)) as followed:
+        snapshot = followed.until(lambda: followed.store.snapshot, "the policies")
+    assert snapshot is not None
+    own = snapshot.config.automation.find(UserInfo(username="system:serviceaccount:guards:wall", uid="u"))
+    usual = UserInfo(username="system:serviceaccount:driftwall-system:driftwall", uid="u")
+    assert own is not None
+    assert (own.name, snapshot.config.automation.find(usual)) == ("driftwall", None)

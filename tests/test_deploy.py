@@ -115,17 +115,6 @@ def test_another_namespace_and_other_exemptions_are_put_into_the_webhook_configu
     assert NAMESPACE not in yaml.safe_dump_all(objects)
 
 
-def test_driftwall_may_leave_its_marks_under_another_name_than_its_usual_one() -> None:
-    (config, *_) = yaml.safe_load_all(policies_of(render(namespace="guards")))
-    assert config["spec"]["automation"] == [
-        {
-            "name": "driftwall-itself",
-            "serviceAccounts": ["guards/driftwall"],
-            "fields": ["metadata.labels['driftwall.io/drifted']", "metadata.annotations['driftwall.io/drift']"],
-        }
-    ]
-
-
 def test_policies_of_ones_own_come_with_their_webhook_configurations(tmp_path: Path) -> None:
     documents = (
         "apiVersion: driftwall.io/v1alpha1\nkind: DriftPolicy\nmetadata:\n  name: mine\nspec:\n  mode: enforce\n"

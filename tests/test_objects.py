@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, timedelta
@@ -443,6 +444,36 @@ def test_in_a_cluster_the_pods_service_account_is_used_and_its_token_read_again(
     monkeypatch.setattr(datetime, "datetime", Later)
     assert connection.get(WEB_PATH, soon()).status == 200
     assert pod.api.tokens == ["bearer of-the-pod", "bearer rotated"]
+
+
+def token_of(subject: object) -> str:
+    """A JSON Web Token about somebody, as far as that can be told without its key."""
+    claims = urlsafe_b64encode(json.dumps({"iss": "https://kubernetes.default.svc", "sub": subject}).encode())
+    return f"e30.{claims.decode().rstrip('=')}.c2ln"
+
+
+@pytest.mark.parametrize(
+    ("bearer", "account"),
+    [
+        (token_of("system:serviceaccount:guards:wall"), "guards/wall"),
+        (token_of("system:serviceaccount:a-namespace-of-another-length:wall"), "a-namespace-of-another-length/wall"),
+        (token_of("alice@example.com"), None),
+        (token_of(7), None),
+        ("opaque", None),
+        ("a.b.c", None),
+        ("e30.W10.c2ln", None),
+    ],
+)
+def test_the_token_tells_which_service_account_it_is_of(
+    pod: Pod, bearer: str, account: str | None, tmp_path: Path
+) -> None:
+    pod.token.write_text(bearer)
+    assert connect(None).account() == account
+    assert connect(kubeconfig(tmp_path, pod.api.port, bearer=bearer)).account() == account
+
+
+def test_whoever_is_offline_is_nobody() -> None:
+    assert connect(None).account() is None
 
 
 def test_a_token_that_is_gone_fails_the_look_up(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from webhook import tags
 from webhook.breakglass import BreakGlass
@@ -36,8 +36,8 @@ from webhook.tools import MARKERS, instance_label_marker
 
 _T = TypeVar("_T")
 
-#: driftwall marks what it cannot patch in a review: the parent of a scale.
-ITSELF = Writer(name="driftwall", service_accounts=("driftwall-system/driftwall",), fields=PathSet.of(*tags.PATHS))
+#: The service account that driftwall has unless told otherwise.
+USUAL_ACCOUNT: Final = "driftwall-system/driftwall"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,14 +57,14 @@ def load(path: Path) -> Snapshot:
     return compile_texts(read_texts([path]), str(path))
 
 
-def compile_texts(read: Texts, source: str) -> Snapshot:
-    """Compile what was read from ``source``.
+def compile_texts(read: Texts, source: str, *, account: str = USUAL_ACCOUNT) -> Snapshot:
+    """Compile what was read from ``source``; ``account`` as in :func:`compile_documents`.
 
     Raises:
         PolicyError: with every problem found, one line each.
     """
     documents, problems = _documents(read)
-    snapshot, more = compile_documents(documents)
+    snapshot, more = compile_documents(documents, account=account)
     problems += more
     if not problems and not documents:
         problems.append(
@@ -110,10 +110,14 @@ def read_texts(paths: Iterable[Path]) -> Texts:
     return Texts(texts=tuple(texts), problems=tuple(problems))
 
 
-def compile_documents(documents: Sequence[Document], *, valid: bool = False) -> tuple[Snapshot, list[Problem]]:
+def compile_documents(
+    documents: Sequence[Document], *, valid: bool = False, account: str = USUAL_ACCOUNT
+) -> tuple[Snapshot, list[Problem]]:
     """Check and compile documents; the snapshot is of use only if no problem is returned.
 
-    ``valid``: each has been found to meet the schema already, which is most of the work.
+    ``valid``: each has been found to meet the schema already, which is most of the work. ``account`` is driftwall's own
+    service account, as ``namespace/name``: it leaves its mark on the parent of a scale, which no patch of a review
+    reaches, and may write nothing else.
     """
     problems: list[Problem] = []
     sound: list[Document] = []
@@ -124,7 +128,7 @@ def compile_documents(documents: Sequence[Document], *, valid: bool = False) -> 
             sound.append(document)
     problems += _repeated(documents)
     configs = [document for document in sound if document.value["kind"] == CONFIG_KIND]
-    compiler = _Compiler(problems)
+    compiler = _Compiler(problems, account)
     config = compiler.config(configs[0] if configs else None)
     policies = [compiler.policy(document, config) for document in sound if document.value["kind"] == POLICY_KIND]
     return Snapshot(config, policies), problems
@@ -152,12 +156,13 @@ def _repeated(documents: Iterable[Document]) -> list[Problem]:
 
 def default_config() -> Config:
     """The configuration in force where there is none: the known tools' usual service accounts are trusted."""
-    return _Compiler([]).config(None)
+    return _Compiler([], USUAL_ACCOUNT).config(None)
 
 
 class _Compiler:
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: list[Problem], account: str) -> None:
         self._problems = problems
+        self._itself = Writer(name="driftwall", service_accounts=(account,), fields=PathSet.of(*tags.PATHS))
 
     def config(self, document: Document | None) -> Config:
         spec: Mapping[str, Any] = document.value["spec"] if document is not None else {}
@@ -183,7 +188,7 @@ class _Compiler:
             cluster_id=spec.get("clusterId", ""),
             trusted=Writers(trusted),
             # The built-in ones last: a configuration may give the same service accounts more.
-            automation=Writers((*automation, HPA, ITSELF)),
+            automation=Writers((*automation, HPA, self._itself)),
             system=Writers((SYSTEM, extra)),
             exempt_namespaces=self._globs(
                 document, ("spec", "exemptNamespaces"), spec.get("exemptNamespaces", DEFAULT_EXEMPT_NAMESPACES)

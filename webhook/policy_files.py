@@ -13,7 +13,7 @@ from typing import Final
 
 from webhook.documents import policy_files
 from webhook.errors import PolicyError
-from webhook.policy_compiler import Texts, compile_texts, read_texts
+from webhook.policy_compiler import USUAL_ACCOUNT, Texts, compile_texts, read_texts
 from webhook.policy_source import Report, Update
 
 # Seconds between two looks. A change takes effect with the second look that finds it, so within twice this and the time
@@ -34,11 +34,13 @@ class PolicyFiles:
     """The policies at ``path``, read anew whenever a file there changes.
 
     Files that are still being written are left alone: what has changed is read once two looks have found the same.
-    ``poll`` are the seconds between two looks.
+    ``account`` is driftwall's own (see :func:`webhook.policy_compiler.compile_documents`), ``poll`` the seconds between
+    two looks.
     """
 
-    def __init__(self, path: Path, *, poll: float = POLL_SECONDS) -> None:
+    def __init__(self, path: Path, *, account: str = USUAL_ACCOUNT, poll: float = POLL_SECONDS) -> None:
         self._path = path
+        self._account = account
         self._poll = poll
         self._seen: _Signature | None = None
         self._changing: _Signature | None = None
@@ -80,7 +82,7 @@ class PolicyFiles:
             return None
         self._digest = digest
         try:
-            return Update(snapshot=compile_texts(read, str(self._path)))
+            return Update(snapshot=compile_texts(read, str(self._path), account=self._account))
         except PolicyError as error:
             return Update(snapshot=None, problems=tuple(error.problems))
         except Exception:  # noqa: BLE001 - whatever a file brings, what was in force stays, and the next one is read

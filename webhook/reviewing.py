@@ -10,16 +10,16 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
-from webhook import audit, pki, settings
+from webhook import audit, pki
 from webhook.cluster import own_pod
 from webhook.cluster.connection import ApiServer, Offline
 from webhook.cluster.objects import ObjectReader
-from webhook.cluster.policies import ClusterPolicies
+from webhook.cluster.policies import ClusterPolicies, required
 from webhook.cluster.traces import Traces
 from webhook.decision import decide
-from webhook.errors import SettingsError
 from webhook.metrics import Metrics
 from webhook.mutation import mutate
+from webhook.policy_compiler import USUAL_ACCOUNT
 from webhook.policy_files import PolicyFiles
 from webhook.policy_source import Source
 from webhook.policy_store import PolicyStore
@@ -134,11 +134,7 @@ def policy_source(config: Settings, connection: ApiServer | Offline, leads: Call
     Raises:
         SettingsError: from the cluster, to which there is no way.
     """
+    account = connection.account() or USUAL_ACCOUNT
     if config.policies is not None:
-        return PolicyFiles(config.policies)
-    if isinstance(connection, Offline):
-        raise SettingsError(
-            f"{settings.POLICIES.flag} {settings.CLUSTER} needs a way to the API server ({connection.reason}); "
-            f"give {settings.KUBECONFIG.flag} FILE"
-        )
-    return ClusterPolicies(connection, is_leader=leads)
+        return PolicyFiles(config.policies, account=account)
+    return ClusterPolicies(required(connection), is_leader=leads, account=account)

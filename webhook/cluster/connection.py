@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+import msgspec
 import urllib3
 from kubernetes.client import ApiClient, Configuration
 from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 
 from webhook import settings
 from webhook.errors import LookupFailed, SettingsError
+from webhook.identity import service_account
 
 # Bytes of one object. etcd takes 1.5 MiB unless told otherwise; people who raise that stay far below this.
 MAX_OBJECT: Final = 8 * 1024 * 1024
@@ -61,6 +64,9 @@ class Offline:
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
+
+    def account(self) -> None:
+        """None: nobody is logged in."""
 
     def get(self, path: str, deadline: float) -> Answer:  # noqa: ARG002 - that of a Connection
         """Raise LookupFailed."""
@@ -118,6 +124,22 @@ class ApiServer:
     def __init__(self, load: Callable[[], Configuration]) -> None:
         self._load = load
         self._client: ApiClient | None = _client(load())
+
+    def account(self) -> str | None:
+        """The service account that we log in as, ``namespace/name``; None if our token is not that of one.
+
+        The token is not checked: it only tells what the API server will call us.
+        """
+        if (client := self._client) is None:
+            return None
+        token = client.configuration.auth_settings().get("BearerToken", {}).get("value", "").rpartition(" ")[2]
+        try:
+            # The claims of a JSON Web Token, https://www.rfc-editor.org/rfc/rfc7519#section-3
+            claims = msgspec.json.decode(urlsafe_b64decode(token.split(".")[1] + "=="))
+            found = service_account(claims["sub"])
+        except (IndexError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return "/".join(found) if found else None
 
     def get(self, path: str, deadline: float) -> Answer:
         """The answer to GET ``path``, at most until ``deadline`` on the clock of :func:`time.monotonic`.

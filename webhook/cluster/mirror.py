@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 from urllib.parse import urlencode
 
 import msgspec
@@ -35,15 +35,23 @@ Object = Mapping[str, Any]
 _log = logging.getLogger(__name__)
 
 
-class Streams(Protocol):
-    """What a mirror asks of a connection."""
+class Listing(Protocol):
+    """What a list asks of a connection."""
 
     def get(self, path: str, deadline: float) -> Answer: ...  # noqa: D102
+
+
+class Streams(Listing, Protocol):
+    """What a mirror asks of a connection."""
+
     def stream(self, path: str, quiet: float) -> Stream: ...  # noqa: D102
 
 
-class _Again(Exception):
+class _Again(LookupFailed):
     """The version that was watched from is too old: only a list tells what there is now."""
+
+    def __init__(self) -> None:
+        super().__init__("the API server has forgotten that version; try again")
 
 
 class Mirror:
@@ -115,23 +123,7 @@ class Mirror:
 
     def _list(self) -> None:
         """Take over all objects as they are now."""
-        objects: dict[str, Object] = {}
-        more = ""
-        while True:
-            query = {"limit": str(PAGE), **({"continue": more} if more else {})}
-            deadline = time.monotonic() + _LIST_SECONDS
-            answer = self._connection.get(f"{self._path}?{urlencode(query)}", deadline)
-            if answer.status != 200:
-                self._refused(answer.status)
-            page = _object(answer.body)
-            metadata = _object_at(page, "metadata")
-            items = page.get("items")
-            for item in items if isinstance(items, list) else ():
-                objects[_name(item)] = item
-            more = str(metadata.get("continue") or "")
-            if not more:
-                break
-        self._version = str(metadata.get("resourceVersion", ""))
+        objects, self._version = listed(self._connection, self._path)
         self._replace(objects)
 
     def _watch(self) -> bool:
@@ -145,7 +137,8 @@ class Mirror:
         began = time.monotonic()
         with self._connection.stream(f"{self._path}?{urlencode(query)}", self._quiet) as stream:
             if stream.status != 200:
-                self._refused(stream.status)
+                self._version = ""
+                _refused(stream.status)
             with self._lock:
                 if self._stop.is_set():
                     return True
@@ -167,17 +160,11 @@ class Mirror:
                     self._stream = None
         return told or time.monotonic() - began >= _NO_WATCH
 
-    def _refused(self, status: int) -> None:
-        self._version = ""
-        if status == 410:
-            raise _Again
-        raise LookupFailed(_REFUSALS.get(status, f"the API server answered with HTTP {status}"))
-
     def _take(self, event: Object) -> None:
         """Take over one event of the watch."""
         kind, obj = event.get("type"), _object_at(event, "object")
         if kind == "ERROR":
-            self._refused(obj.get("code", 500))
+            _refused(obj.get("code", 500))
         version = str(_object_at(obj, "metadata").get("resourceVersion", ""))
         if kind in ("ADDED", "MODIFIED"):
             self._replace({**(self.objects or {}), _name(obj): obj})
@@ -200,6 +187,35 @@ class Mirror:
         if problem != self.problem:
             self.problem = problem
             self._on_change()
+
+
+def listed(connection: Listing, path: str) -> tuple[Mapping[str, Object], str]:
+    """The objects of the collection at ``path`` by name, as they are now, and the version to watch them from.
+
+    Raises:
+        LookupFailed: they could not be read.
+    """
+    objects: dict[str, Object] = {}
+    more = ""
+    while True:
+        query = {"limit": str(PAGE), **({"continue": more} if more else {})}
+        answer = connection.get(f"{path}?{urlencode(query)}", time.monotonic() + _LIST_SECONDS)
+        if answer.status != 200:
+            _refused(answer.status)
+        page = _object(answer.body)
+        metadata = _object_at(page, "metadata")
+        items = page.get("items")
+        for item in items if isinstance(items, list) else ():
+            objects[_name(item)] = item
+        more = str(metadata.get("continue") or "")
+        if not more:
+            return objects, str(metadata.get("resourceVersion", ""))
+
+
+def _refused(status: int) -> NoReturn:
+    if status == 410:
+        raise _Again
+    raise LookupFailed(_REFUSALS.get(status, f"the API server answered with HTTP {status}"))
 
 
 _REFUSALS: Final = {

@@ -17,14 +17,16 @@ from typing import Final, Protocol
 
 import msgspec
 
-from webhook import meta
+from webhook import meta, settings
 from webhook.admission import ObjectRef
-from webhook.cluster.mirror import LONGEST_PAUSE, QUIET_SECONDS, WATCH_SECONDS, Mirror, Streams
+from webhook.cluster.connection import ApiServer, Offline
+from webhook.cluster.mirror import LONGEST_PAUSE, QUIET_SECONDS, WATCH_SECONDS, Listing, Mirror, Streams, listed
 from webhook.cluster.status import StatusWriter, Verdict, Wanted, Writes
 from webhook.documents import Document
+from webhook.errors import LookupFailed, PolicyError, SettingsError
 from webhook.own_objects import CONFIGS, POLICIES, check, document_of
-from webhook.policy import OWN_GROUP
-from webhook.policy_compiler import compile_documents
+from webhook.policy import OWN_GROUP, Snapshot
+from webhook.policy_compiler import USUAL_ACCOUNT, compile_documents
 from webhook.policy_source import Report, Update
 
 VERSION: Final = "v1alpha1"
@@ -63,14 +65,21 @@ class _Checked:
 class ClusterPolicies:
     """The source of policies that is in the cluster.
 
-    ``is_leader`` says whether it is for this process to write the statuses.
+    ``is_leader`` says whether it is for this process to write the statuses; ``account`` is driftwall's own (see
+    :func:`webhook.policy_compiler.compile_documents`).
     """
 
     def __init__(
-        self, connection: Connection, *, is_leader: Callable[[], bool] = lambda: True, pace: Pace | None = None
+        self,
+        connection: Connection,
+        *,
+        is_leader: Callable[[], bool] = lambda: True,
+        account: str = USUAL_ACCOUNT,
+        pace: Pace | None = None,
     ) -> None:
         self._connection = connection
         self._is_leader = is_leader
+        self._account = account
         self._pace = pace or Pace()
         self._checked: dict[ObjectRef, _Checked] = {}
         self._in_force: tuple[bytes, ...] | None = None
@@ -91,7 +100,7 @@ class ClusterPolicies:
         mirrors = {
             resource: Mirror(
                 self._connection,
-                f"/apis/{OWN_GROUP}/{VERSION}/{resource}",
+                _collection(resource),
                 wake,
                 watch_seconds=pace.watch,
                 quiet_seconds=pace.quiet,
@@ -161,11 +170,51 @@ class ClusterPolicies:
         contents = tuple(content for content, _ in good)
         if contents == self._in_force:
             return Update(snapshot=None, problems=tuple(problems))
-        snapshot, found = compile_documents([document for _, document in good], valid=True)
+        snapshot, found = compile_documents([document for _, document in good], valid=True, account=self._account)
         if found:  # not to be had by documents that are each valid, and have different names
             return Update(snapshot=None, problems=(*problems, *map(str, sorted(found))))
         self._in_force = contents
         return Update(snapshot=snapshot, problems=tuple(problems))
+
+
+def load(connection: Listing) -> Snapshot:
+    """The policies in the cluster as they are written now, for whoever looks once.
+
+    Raises:
+        PolicyError: with every problem found, one line each.
+        LookupFailed: they could not be read.
+    """
+    found: dict[str, Mapping[str, meta.Object]] = {}
+    for resource in (CONFIGS, POLICIES):
+        try:
+            found[resource] = listed(connection, _collection(resource))[0]
+        except LookupFailed as error:
+            raise LookupFailed(f"{resource}.{OWN_GROUP}: {error}") from None
+    documents = [document_of(resource, obj) for resource, named in found.items() for _, obj in sorted(named.items())]
+    problems = [str(problem) for document in documents for problem in check(document)]
+    if not found[POLICIES]:
+        problems.append(NOTHING)
+    if problems:
+        raise PolicyError(problems)
+    return compile_documents(documents, valid=True)[0]
+
+
+def required(connection: ApiServer | Offline) -> ApiServer:
+    """The way to the cluster that the policies are in.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if isinstance(connection, Offline):
+        raise SettingsError(
+            f"{settings.POLICIES.flag} {settings.CLUSTER} needs a way to the API server ({connection.reason}); "
+            f"give {settings.KUBECONFIG.flag} FILE"
+        )
+    return connection
+
+
+def _collection(resource: str) -> str:
+    return f"/apis/{OWN_GROUP}/{VERSION}/{resource}"
 
 
 def _check(ref: ObjectRef, obj: meta.Object, before: _Checked | None) -> _Checked:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from webhook.breakglass import BreakGlass
+from webhook.commands import add_policies_or_cluster, policies_of
 from webhook.errors import SettingsError
 from webhook.fieldsets import DESCRIPTIONS, FIELD_SETS
 from webhook.identity import Writer
 from webhook.policy import Config, Policy, Snapshot
-from webhook.policy_compiler import default_config, load
+from webhook.policy_compiler import default_config
 from webhook.tools import MARKERS, TITLES, Marker
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ _EXAMPLES: Final = """\
 examples:
   driftwall explain config
   driftwall explain config --policies policies
+  driftwall explain config --policies cluster
   driftwall explain fieldset openedPorts
   driftwall explain tool flux"""
 
@@ -39,10 +40,8 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     topics = parser.add_subparsers(metavar="TOPIC", required=True)
     config = topics.add_parser("config", help="writers, exempt namespaces, break-glass and policies in force")
-    config.add_argument(
-        "--policies", type=Path, metavar="PATH", help="a file or a folder (default: no policies at all)"
-    )
-    config.set_defaults(run=lambda args: _print(_config(args.policies), args))
+    add_policies_or_cluster(config, required=False)
+    config.set_defaults(run=lambda args: _print(_config(args), args))
     fieldset = topics.add_parser("fieldset", help="the fields of a set, per kind; without a NAME, the sets")
     fieldset.add_argument("name", nargs="?", metavar="NAME")
     fieldset.set_defaults(run=lambda args: _print(_fieldset(args.name), args))
@@ -83,8 +82,8 @@ def _scalar(value: Any) -> str:
     return json.dumps(value)
 
 
-def _config(path: Path | None) -> Document:
-    snapshot = load(path) if path is not None else Snapshot(default_config())
+def _config(args: argparse.Namespace) -> Document:
+    snapshot = policies_of(args) if args.policies is not None else Snapshot(default_config())
     config: Config = snapshot.config
     return {
         "clusterId": config.cluster_id,

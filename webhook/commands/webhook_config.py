@@ -8,22 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from webhook.commands import add_policies, from_environment
+from webhook import settings
+from webhook.commands import add_policies_or_cluster, from_environment, policies_of
 from webhook.documents import dump
 from webhook.errors import SettingsError
-from webhook.policy_compiler import load
 from webhook.webhook_config import Target, render
 
 if TYPE_CHECKING:
     from webhook.commands import Subparsers
 
 _DESCRIPTION = """\
-Prints the ValidatingWebhookConfiguration that the policies in PATH need, and a MutatingWebhookConfiguration if tags or
-break-glass do: rules no wider than the policies, and conditions that keep away what never concerns them."""
+Prints the ValidatingWebhookConfiguration that the policies need, and a MutatingWebhookConfiguration if tags,
+break-glass or policies as custom resources do: rules no wider than the policies, and conditions that keep away what
+never concerns them. 'cluster' stands for the custom resources as they are now."""
 _EXAMPLES = """\
 examples:
   driftwall webhook-config --policies policies --service driftwall-system/driftwall --ca-file certs/ca.crt
-  driftwall webhook-config --policies policies --url https://127.0.0.1:8443 --ca-file certs/ca.crt"""
+  driftwall webhook-config --policies policies --url https://127.0.0.1:8443 --ca-file certs/ca.crt
+  driftwall webhook-config --policies cluster --service driftwall-system/driftwall | kubectl apply -f -"""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -35,7 +37,7 @@ def add_parser(subparsers: Subparsers) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_policies(parser)
+    add_policies_or_cluster(parser)
     where = parser.add_mutually_exclusive_group(required=not any(map(from_environment, ("--url", "--service"))))
     where.add_argument("--url", metavar="URL", help="where the API server reaches the webhook: https://HOST:PORT")
     where.add_argument("--service", metavar="NAMESPACE/NAME", help="the Service in front of the webhook")
@@ -52,7 +54,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the configurations."""
-    documents = render(load(args.policies), _target(args))
+    own = args.policies == settings.CLUSTER
+    documents = render(policies_of(args), _target(args), custom_resources=own)
     if args.output == "json":
         print(json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}, indent=2))
     else:

@@ -48,16 +48,10 @@ driftwall-tls
 {{- with .Values.config }}
 {{- if .clusterId }}{{ $_ := set $spec "clusterId" .clusterId }}{{ end }}
 {{- if .trustedWriters }}{{ $_ := set $spec "trustedWriters" .trustedWriters }}{{ end }}
+{{- if .automation }}{{ $_ := set $spec "automation" .automation }}{{ end }}
 {{- if .systemWriters }}{{ $_ := set $spec "systemWriters" .systemWriters }}{{ end }}
 {{- if ne (.exemptNamespaces | sortAlpha | join " ") "kube-system" }}{{ $_ := set $spec "exemptNamespaces" .exemptNamespaces }}{{ end }}
 {{- end }}
-{{- $automation := .Values.config.automation }}
-{{- if ne .Release.Namespace "driftwall-system" }}
-{{- /* By itself driftwall knows itself under its usual name alone. */}}
-{{- $itself := dict "name" "driftwall-itself" "serviceAccounts" (list (printf "%s/driftwall" .Release.Namespace)) "fields" (list "metadata.labels['driftwall.io/drifted']" "metadata.annotations['driftwall.io/drift']") }}
-{{- $automation = append $automation $itself }}
-{{- end }}
-{{- if $automation }}{{ $_ := set $spec "automation" $automation }}{{ end }}
 {{- if eq (include "driftwall.breakGlass" .) "true" }}
 {{- $glass := dict }}
 {{- range $key, $value := .Values.config.breakGlass }}{{ if $value }}{{ $_ := set $glass $key $value }}{{ end }}{{ end }}
