@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from tests.following import wait_for
 from tests.patches import applied
 from tests.reviews import snapshot_of
-from tests.serving import PATIENCE, POLICY, Answer, Client, certificates, deployment, review, serving
+from tests.serving import PATIENCE, POLICY, Answer, Client, answer_of, certificates, deployment, review, serving
 from webhook.admission import ObjectRef, Review
 from webhook.audit import DecisionLog, LineWriter
+from webhook.budget import Budget
 from webhook.decision import Decision, LookupNeeded, decide
 from webhook.errors import LookupFailed
 from webhook.metrics import Metrics
@@ -80,6 +82,7 @@ class Harness:
         self.decide: Decide = decide
         self.mutate: Mutate = mutate
         self.traces = Traces()
+        self.budget = Budget(1024 * 2**20)
         self._log = self.log_file.open("wb")
         self.lines = LineWriter(self._log.fileno())
         self.server = ReviewServer(
@@ -90,6 +93,7 @@ class Harness:
             metrics=self.metrics,
             log=DecisionLog(self.lines),
             traces=self.traces,
+            budget=self.budget,
             clock=lambda: NOW,
         )
         self.client: Client
@@ -392,9 +396,7 @@ def test_a_body_just_within_the_limit_is_read(harness: Harness) -> None:
     assert answer.status == 200
 
 
-def test_a_caller_who_leaves_before_its_body_is_complete_is_no_error(
-    harness: Harness, caplog: pytest.LogCaptureFixture
-) -> None:
+def leave_too_early(harness: Harness) -> None:
     connection = harness.client.connect()
     connection.putrequest("POST", "/validate")
     for name, value in {**JSON, "Content-Length": "1000", "Expect": "100-continue"}.items():
@@ -404,9 +406,69 @@ def test_a_caller_who_leaves_before_its_body_is_complete_is_no_error(
     assert connection.sock.recv(100).startswith(b"HTTP/1.1 100 ")  # so it waits for the body now
     connection.sock.sendall(json.dumps(review()).encode()[:100])
     connection.close()
+
+
+def test_a_caller_who_leaves_before_its_body_is_complete_is_no_error(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    leave_too_early(harness)
     still_decides(harness)
     assert caplog.messages == []
     assert len(harness.logged()) == 1
+
+
+# ── more than there is memory for ────────────────────────────────────────────────────────────────────────────────────
+
+OVERLOADED = "driftwall decides as many writes as it has memory for; try again in a second"
+
+
+def assert_told_to_come_again(answer: Answer) -> None:
+    assert (answer.status, answer.headers["retry-after"], answer.message) == (503, "1", OVERLOADED)
+
+
+def test_what_does_not_fit_by_its_length_is_told_to_come_again_before_it_is_sent(harness: Harness) -> None:
+    harness.budget.total = MAX_BODY
+    with contextlib.closing(harness.client.connect()) as connection:
+        connection.putrequest("POST", "/validate")
+        for name, value in {**JSON, "Content-Length": str(MAX_BODY), "Expect": "100-continue"}.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        assert_told_to_come_again(answer_of(connection.getresponse()))
+    assert harness.count("driftwall_review_errors_total", status="503") == 1
+    still_decides(harness)
+
+
+def test_what_does_not_fit_as_it_streams_in_is_told_to_come_again(harness: Harness) -> None:
+    harness.budget.total = 4_000_000
+    assert_told_to_come_again(harness.client.post(b" " * 100_000 for _ in range(40)))
+    still_decides(harness)
+
+
+def test_what_never_fits_says_what_to_do(harness: Harness) -> None:
+    harness.budget.total = 4_000_000
+    answer = harness.client.post(review(object=deployment(5) | {"data": [{}] * 100_000}))
+    assert answer.status == 413
+    assert answer.message.endswith("and driftwall has 3 MiB for one; give it a higher limit of memory")
+    still_decides(harness)
+
+
+def test_whatever_becomes_of_a_review_its_memory_is_given_back(harness: Harness) -> None:
+    seen = []
+
+    def looking(*arguments: Any) -> Decision:
+        seen.append(harness.budget.taken)
+        return decide(*arguments)
+
+    harness.decide = looking
+    harness.client.post(review())
+    harness.decide = raising(ValueError("s3cr3t"))
+    harness.client.post(review())
+    harness.client.post(b"no review")
+    harness.client.post(b" " * (MAX_BODY + 1))
+    leave_too_early(harness)
+    still_decides(harness)
+    assert seen[0] > 0
+    wait_for(lambda: harness.budget.taken == 0, "the last one to be given back")
 
 
 # ── errors of our own ────────────────────────────────────────────────────────────────────────────────────────────────

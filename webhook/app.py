@@ -33,7 +33,7 @@ from webhook.periodic import Periodic
 from webhook.readiness import FromThreads, Readiness, call_from_thread
 from webhook.reviewing import LOG_SECONDS, Alone, Reviewing, policy_source
 from webhook.rotation import Terms
-from webhook.servers import Application, Server, bound, listen
+from webhook.servers import Application, Server, bound, limit_files, listen
 from webhook.settings import Settings
 from webhook.tls import Material
 from webhook.upkeep import SETTLED_AFTER, Place, SecretSource
@@ -84,6 +84,7 @@ def run(config: Settings) -> int:
     turns = audit.Turns(audit.turns_file()) if config.workers > 1 else None
     messages = audit.LineWriter(2, turns=turns)
     audit.log_to(messages)
+    limit_files()
     try:
         if config.tls_files is not None:
             certificate.load(config)

@@ -2,6 +2,7 @@
 
 DriftwallError
 ├── MalformedReview      the caller sent no valid AdmissionReview: an HTTP 4xx
+├── Overloaded           there is no memory for one more review now: an HTTP 503
 ├── LookupFailed         an object that the verdict depends on could not be had: an HTTP 500
 ├── PolicyError          the policies do not load; carries every problem found
 ├── SettingsError        a flag or an environment variable is wrong
@@ -27,6 +28,10 @@ class MalformedReview(DriftwallError):
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
         self.status = status
+
+
+class Overloaded(DriftwallError):
+    """So much is being decided that there is no memory for one more review; the caller tries again."""
 
 
 class LookupFailed(DriftwallError):

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
-from webhook import audit, pki
+from webhook import audit, budget, pki
 from webhook.cluster import own_pod
 from webhook.cluster.connection import ApiServer, Offline
 from webhook.cluster.objects import ObjectReader
@@ -67,6 +67,8 @@ class Reviewing:
             metrics=metrics,
             log=audit.DecisionLog(self._decisions),
             traces=self._traces,
+            # With several, the first one decides nothing and takes its part all the same.
+            budget=budget.Budget(budget.for_reviews(config.workers + (config.workers > 1))),
         )
 
     def close(self) -> None:

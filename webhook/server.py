@@ -4,7 +4,8 @@ bytes -> :func:`webhook.admission.parse` -> ``decide`` over one snapshot -> :fun
 Whatever goes wrong is answered with an HTTP error, never with an allow: then the webhook's failurePolicy decides. The
 body of an error is a ``Status`` of Kubernetes, whose message client-go shows to the person who wrote.
 
-Nothing bounds the time that a caller takes to send its headers or its body; only bytes are bounded.
+How long a caller may take is bounded by :mod:`webhook.connections`, what all reviews take together by
+:mod:`webhook.budget`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import msgspec
 from webhook import admission
 from webhook.admission import ObjectRef, Review
 from webhook.audit import MAX_TEXT, DecisionLog
+from webhook.budget import Budget, Share
 from webhook.decision import Decision, LookupNeeded
-from webhook.errors import LookupFailed, MalformedReview
+from webhook.errors import LookupFailed, MalformedReview, Overloaded
 from webhook.metrics import Metrics
 from webhook.mutation import Mutation
 from webhook.policy import Snapshot
@@ -133,6 +135,8 @@ _TOO_LARGE: Final = _failure(
 _NOT_JSON: Final = _failure(415, "a review is sent with Content-Type: application/json")
 _INTERNAL: Final = _failure(500, "driftwall failed while it decided this write; the reason is in its log")
 _NO_POLICIES: Final = _failure(503, "driftwall has not loaded its policies yet")
+# The API server tries again by itself if it is told when, and its own time is not up.
+_TRY_AGAIN: Final = ((b"retry-after", b"1"),)
 
 
 class _Gone(Exception):
@@ -160,6 +164,7 @@ class ReviewServer:
         metrics: Metrics,
         log: DecisionLog,
         traces: Traces,
+        budget: Budget,
         clock: Clock = lambda: datetime.now(UTC),
     ) -> None:
         self._policies = policies
@@ -167,6 +172,7 @@ class ReviewServer:
         self._metrics = metrics
         self._log = log
         self._traces = traces
+        self._budget = budget
         self._clock = clock
         self._endpoints: dict[str, Decide | Mutate] = {"/validate": decide, "/mutate": mutate}
         paths = " or ".join(self._endpoints)
@@ -174,8 +180,12 @@ class ReviewServer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        with self._budget.share() as share:
+            await self._serve(scope, receive, send, share)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, share: Share) -> None:
         try:
-            reply, decided = await self._answer(scope, receive)
+            reply, decided = await self._answer(scope, receive, share)
         except _Gone:
             return
         await send(reply.start)
@@ -192,19 +202,22 @@ class ReviewServer:
         self._log.write(review, outcome, time=decided.time, seconds=decided.seconds)
         self._traces.leave(review, outcome, decided.time)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> tuple[_Reply, _Decided | None]:
+    async def _answer(self, scope: Scope, receive: Receive, share: Share) -> tuple[_Reply, _Decided | None]:
         endpoint = self._endpoints.get(scope["path"])
         if endpoint is None:
             return self._not_found, None
         if scope["method"] != "POST":
             return _NOT_ALLOWED, None
-        if refusal := _refusal(scope["headers"]):
+        refusal, length = _looked_at(scope["headers"])
+        if refusal:
             return refusal, None
         review = None
         try:
-            body = await _read(receive)
+            share.arrives(length)
+            body = await _read(receive, share)
             if (snapshot := self._policies.snapshot) is None:
                 return _NO_POLICIES, None
+            share.is_decided(body)
             started = time.perf_counter()
             now = self._clock()
             review = admission.parse(body)
@@ -215,6 +228,9 @@ class ReviewServer:
             return reply, _Decided(review, outcome, now, time.perf_counter() - started)
         except _TooLarge:
             return _TOO_LARGE, None
+        except Overloaded as error:
+            _log.warning("a review is told to come again: %s", error)
+            return _failure(503, str(error), _TRY_AGAIN), None
         except MalformedReview as error:
             _log.warning("a call that is no review: %s", error)
             return _failure(error.status, str(error)), None
@@ -299,21 +315,22 @@ def _rendered(review: Review, outcome: Decision | Mutation) -> bytes:
     )
 
 
-def _refusal(headers: list[tuple[bytes, bytes]]) -> _Reply | None:
-    """Why a request with these headers is not read, if it is not."""
+def _looked_at(headers: list[tuple[bytes, bytes]]) -> tuple[_Reply | None, int]:
+    """Why a request with these headers is not read, if it is not, and how many bytes it says that it has."""
     content_type = b""
+    length = 0
     for name, value in headers:
         if name == b"content-type":
             content_type = value
-        elif name == b"content-length" and int(value) > MAX_BODY:
-            return _TOO_LARGE
+        elif name == b"content-length" and (length := int(value)) > MAX_BODY:
+            return _TOO_LARGE, length
     # The API server sends it bare; people's tools add a charset.
     if content_type != b"application/json" and content_type.partition(b";")[0].strip().lower() != b"application/json":
-        return _NOT_JSON
-    return None
+        return _NOT_JSON, length
+    return None, length
 
 
-async def _read(receive: Receive) -> bytes:
+async def _read(receive: Receive, share: Share) -> bytes:
     """The body, as long as it is no longer than MAX_BODY."""
     message = await receive()
     chunks: list[bytes] = []
@@ -323,6 +340,7 @@ async def _read(receive: Receive) -> bytes:
         length += len(chunk)
         if length > MAX_BODY:
             raise _TooLarge
+        share.arrives(length)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Generator, MutableMapping
@@ -12,18 +13,22 @@ from typing import Any, Final
 
 import uvicorn
 
+from webhook.connections import HANDSHAKE_SECONDS, KEEP_ALIVE_SECONDS, Connection, close_late
 from webhook.errors import DriftwallError
 from webhook.settings import Address, Option
 
-# The API server keeps idle connections for 90 s; a server that closes them sooner makes writes fail that are just being
-# sent. Prometheus and kubelet do not mind.
-KEEP_ALIVE_SECONDS: Final = 120
 # What is in flight at shutdown gets as long as the API server waits for a webhook by default; kubelet kills after 30 s.
 DRAIN_SECONDS: Final = 10
 # And what is idle gets this long to close properly: a client that is there answers at once, others never do.
 CLOSE_SECONDS: Final = 1.0
 # Connections that wait to be accepted; the kernel cuts it to its own limit (net.core.somaxconn).
 BACKLOG: Final = 2048
+# Connections at once. Each takes 65 KB, an API server has as many as writes in flight (200 by default) for every one of
+# ours, and seldom are more than five in a cluster.
+MAX_CONNECTIONS: Final = 1024
+# Files that are open at once: those connections, as many again that are about to be one, since a handshake may take its
+# time, and our own. Where the kernel refuses one more, a connection is closed as soon as it comes.
+MAX_FILES: Final = 2 * MAX_CONNECTIONS
 
 _CLOSE: Final = (b"connection", b"close")
 
@@ -53,7 +58,7 @@ class Server(uvicorn.Server):
             proxy_headers=False,
             server_header=False,
             date_header=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_keep_alive=int(KEEP_ALIVE_SECONDS),
             timeout_graceful_shutdown=DRAIN_SECONDS,
             # No limit_concurrency: it counts idle connections too, and the API server keeps many.
         )
@@ -69,9 +74,40 @@ class Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and tell those who wait for :attr:`accepting`."""
-        await super().startup(sockets=sockets)
+        """Start, and tell those who wait for :attr:`accepting`.
+
+        As uvicorn does, which has no way to say how long a handshake may take.
+        """
+        await self.lifespan.startup()
+        loop = asyncio.get_running_loop()
+        tls = self.config.ssl
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, files // 2)
+
+        def connection() -> Connection:
+            state = self.lifespan.state
+            return Connection(
+                most=most, config=self.config, server_state=self.server_state, app_state=state, _loop=loop
+            )
+
+        self.servers = [
+            await loop.create_server(
+                connection,
+                sock=listener,
+                ssl=tls,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS if tls else None,
+            )
+            for listener in sockets or []
+        ]
+        self.started = True
         self.accepting.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look after the connections, once a second: uvicorn calls this ten times as often."""
+        if counter % 10 == 0:
+            close_late(self.server_state.connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     async def run_to_end(self) -> None:
         """Serve until :meth:`drain`."""
@@ -98,6 +134,13 @@ class Server(uvicorn.Server):
                 give_up = loop.time() + CLOSE_SECONDS
             await asyncio.sleep(0.05)  # uvicorn, too, finds out by looking, every 0.1 s
         self.force_exit = True
+
+
+def limit_files() -> None:
+    """Let this process, and those that it starts, have so many files open, if nobody wants it to have fewer."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if most == resource.RLIM_INFINITY else min(MAX_FILES, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def listen(option: Option, address: Address) -> socket.socket:

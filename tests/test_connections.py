@@ -1,0 +1,199 @@
+"""The deadlines of a connection, made short: with their real length they are in tests/e2e/test_down_with_it.py."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import http.client
+import socket
+import ssl
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serving import PATIENCE, Certificates, Client, certificates, serving
+from webhook import connections, servers
+from webhook.connections import MAX_HEADERS, MAX_UNREAD, Connection
+from webhook.server import Receive, Scope, Send
+
+GET = b"GET / HTTP/1.1\r\nHost: driftwall\r\n\r\n"
+# So that whatever is to be late is late at the next look, within a second or so.
+SHORT = 0.2
+
+
+class Application:
+    """Answers once it has read the whole body, or ``at_once``, with as many bytes as are asked for."""
+
+    def __init__(self) -> None:
+        self.at_once = False
+        self.length = 2
+        self.left = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        while not self.at_once:
+            message = await receive()
+            if message["type"] != "http.request":
+                self.left += 1
+                return
+            if not message["more_body"]:
+                break
+        headers = [(b"content-length", b"%d" % self.length)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"x" * self.length})
+
+
+@pytest.fixture
+def application() -> Application:
+    return Application()
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Certificates:
+    return certificates(tmp_path)
+
+
+@pytest.fixture
+def client(application: Application, made: Certificates) -> Iterator[Client]:
+    with serving(application, made) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def connected(client: Client) -> Iterator[ssl.SSLSocket]:
+    assert client.tls is not None
+    raw = socket.create_connection(("127.0.0.1", client.port), timeout=PATIENCE)
+    with client.tls.wrap_socket(raw, server_hostname="localhost") as connection:
+        yield connection
+
+
+def answers(connection: socket.socket) -> bool:
+    """Whether a request on it is answered."""
+    connection.sendall(GET)
+    return is_answered(connection)
+
+
+def is_answered(connection: socket.socket) -> bool:
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    response.read()
+    return response.status == 200
+
+
+def is_cut_off(connection: socket.socket, data: bytes) -> bool:
+    """Send this again and again, read nothing, and say whether the other side puts an end to it."""
+    for _ in range(1_000_000):
+        try:
+            connection.sendall(data)
+        except TimeoutError:
+            raise
+        except OSError:
+            return True
+    return False
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Wait until the other side closes it, properly or not; False if it says something instead."""
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        raise
+    except OSError:
+        return True
+
+
+def test_headers_that_take_too_long_end_the_connection(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEADERS_SECONDS", SHORT)
+    with connected(client) as slow:
+        slow.sendall(GET[:-2])
+        assert is_closed(slow)
+
+
+def test_a_body_that_takes_too_long_ends_the_connection_and_the_application_is_told(
+    client: Client, application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "BODY_SECONDS", SHORT)
+    with connected(client) as slow:
+        slow.sendall(b"POST / HTTP/1.1\r\nHost: driftwall\r\nContent-Length: 100\r\n\r\nbegun")
+        assert is_closed(slow)
+    assert application.left == 1
+
+
+def test_a_body_that_goes_on_after_its_answer_ends_the_connection(
+    client: Client, application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "BODY_SECONDS", SHORT)
+    application.at_once = True
+    with connected(client) as endless:
+        endless.sendall(b"POST / HTTP/1.1\r\nHost: driftwall\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nxx\r\n")
+        assert is_answered(endless)
+        assert is_cut_off(endless, b"2\r\nxx\r\n")
+
+
+def test_a_body_that_ends_after_its_answer_leaves_the_connection_for_the_next_request(
+    client: Client, application: Application
+) -> None:
+    application.at_once = True
+    with connected(client) as early:
+        early.sendall(b"POST / HTTP/1.1\r\nHost: driftwall\r\nContent-Length: 2\r\n\r\nx")
+        assert is_answered(early)
+        early.sendall(b"x")
+        assert answers(early)
+
+
+@pytest.mark.parametrize("where", ["in the headers", "after the last chunk"])
+def test_headers_without_end_are_not_kept(client: Client, where: str) -> None:
+    with connected(client) as endless:
+        if where == "in the headers":
+            endless.sendall(GET[:-2])
+        else:
+            endless.sendall(b"POST / HTTP/1.1\r\nHost: driftwall\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+        assert is_cut_off(endless, b"x" * MAX_HEADERS)
+
+
+def test_a_connection_that_is_silent_from_the_start_is_idle_and_closed_as_such(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connected(client) as kept:
+        monkeypatch.setattr(connections, "KEEP_ALIVE_SECONDS", SHORT)
+        with connected(client) as silent:
+            assert is_closed(silent)
+        assert answers(kept)
+
+
+def test_whoever_never_reads_its_answers_is_cut_off(
+    client: Client, application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "ANSWER_SECONDS", SHORT)
+    application.length = 100 * MAX_UNREAD
+    with connected(client) as deaf:
+        deaf.sendall(GET * 20)
+        assert is_cut_off(deaf, GET)
+
+
+def test_a_connection_that_was_reset_is_not_kept_in_memory(client: Client) -> None:
+    with connected(client) as connection:
+        assert answers(connection)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with connected(client) as another:
+        assert answers(another)  # so the first one's end was noticed
+        gc.collect()
+        assert sum(isinstance(item, Connection) for item in gc.get_objects()) == 1
+
+
+def test_one_connection_too_many_ends_the_one_that_is_idle_the_longest(
+    application: Application, made: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "MAX_CONNECTIONS", 3)
+    with serving(application, made) as client, contextlib.ExitStack() as stack:
+        busy, oldest, used = (stack.enter_context(connected(client)) for _ in range(3))
+        busy.sendall(b"POST / HTTP/1.1\r\nHost: driftwall\r\nContent-Length: 2\r\n\r\nx")
+        assert answers(oldest)
+        assert answers(used)
+        with connected(client) as newest:
+            assert is_closed(oldest)
+            assert answers(newest)
+            assert answers(used)
+        busy.sendall(b"x")
+        assert is_answered(busy)

@@ -1,0 +1,140 @@
+"""One connection of a caller, and what it may cost: how long a request may take to arrive, how much may wait.
+
+uvicorn bounds none of that. It lets a new connection be silent for ever, headers and bodies come as slowly as they
+like, and headers without end; nor does it mind a caller who never reads its answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterable
+from typing import Any, Final, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+# The API server keeps idle connections for 90 s; a server that closes them sooner makes writes fail that are just being
+# sent. Prometheus and kubelet do not mind. A new connection is idle, too: Go opens some that it then has no use for.
+KEEP_ALIVE_SECONDS: Final = 120.0
+# A handshake, and headers, are a few packets each; TCP sends a lost one again within seconds.
+HANDSHAKE_SECONDS: Final = 10.0
+HEADERS_SECONDS: Final = 10.0
+# No API server waits longer than this for a webhook, so nobody is there any more to be answered.
+BODY_SECONDS: Final = 30.0
+# Nor to read the answer.
+ANSWER_SECONDS: Final = 30.0
+# Bytes of headers, or around the chunks of a body: the API server sends some hundred.
+MAX_HEADERS: Final = 64 * 1024
+# Bytes of answers that wait for their reader before the next one does: any answer but a large patch fits at once.
+MAX_UNREAD: Final = 64 * 1024
+
+
+class Connection(HttpToolsProtocol):
+    """Knows by when something has to happen on it; :func:`close_late` sees to it.
+
+    No timer is set, since one for each request would cost more than all the rest of this. ``most`` is how many there
+    may be beside one another: one more, and the one that has been idle the longest ends.
+    """
+
+    def __init__(self, *, most: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._most = most
+        # When it is late, by the clock of the event loop.
+        self._due = self._stalled = math.inf
+        # Whether it waits for a request, and nothing of one has come.
+        self._idle = False
+        self._overhead = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to be idle."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(MAX_UNREAD)
+        self._rest()
+        if len(self.connections) > self._most:
+            self._make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of everything: uvicorn's timer would keep a connection that was reset in memory for two minutes."""
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+
+    # A request comes in
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, unless it is headers without end."""
+        self._overhead += len(data)
+        super().data_received(data)
+        if self._overhead > MAX_HEADERS:
+            self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        """Begin to wait for the headers."""
+        super().on_message_begin()
+        self._idle = False
+        self._due = self.loop.time() + HEADERS_SECONDS
+
+    def on_headers_complete(self) -> None:
+        """Begin to wait for the body."""
+        super().on_headers_complete()
+        self._overhead = 0
+        self._due = self.loop.time() + BODY_SECONDS
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        super().on_body(body)
+        self._overhead = 0
+
+    def on_message_complete(self) -> None:
+        """Leave the rest to the application, unless it has answered already."""
+        super().on_message_complete()
+        self._overhead = 0
+        if self.cycle.response_complete:
+            self._rest()
+        else:
+            self._due = math.inf
+
+    # An answer goes out
+
+    def on_response_complete(self) -> None:
+        """Be idle again, unless the rest of the body is still to come: nobody may send that for ever, either."""
+        super().on_response_complete()
+        if self.cycle.response_complete and not self.cycle.more_body:
+            self._rest()
+
+    def pause_writing(self) -> None:
+        """Begin to wait for the reader."""
+        super().pause_writing()
+        self._stalled = self.loop.time() + ANSWER_SECONDS
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        super().resume_writing()
+        self._stalled = math.inf
+
+    # Its end
+
+    def close_if_late(self, now: float) -> None:
+        """Close it if it was idle for long enough; abort it if what it waits for is overdue."""
+        if now < self._due and now < self._stalled:
+            return
+        if self._idle and now < self._stalled and not self.transport.is_closing():
+            self.transport.close()
+            self._due = now + ANSWER_SECONDS  # for what was not read yet
+        else:
+            self.transport.abort()
+
+    def _rest(self) -> None:
+        self._idle = True
+        self._due = self.loop.time() + KEEP_ALIVE_SECONDS
+
+    def _make_room(self) -> None:
+        others = cast("set[Connection]", self.connections)
+        oldest = min((other for other in others if other._idle), key=lambda other: other._due)  # this one, if no other
+        oldest._idle = False  # it is gone a moment later
+        oldest.transport.abort()
+
+
+def close_late(connections: Iterable[object], now: float) -> None:
+    """Close those whose time has come; to be called about every second."""
+    for connection in cast("list[Connection]", list(connections)):
+        connection.close_if_late(now)
