@@ -371,7 +371,7 @@ def test_the_leader_makes_the_secret_and_everybody_serves_it(cluster: FakeCluste
     assert world.bundle(VALIDATING) == world.bundle(MUTATING) == held_in(cluster).bundle(NOW)
     assert pki.issued_by(leader.served, world.bundle(MUTATING))
     expires = (NOW + 90 * DAY).timestamp()
-    assert follower.value("driftwall_certificate_not_after_seconds") == expires
+    assert follower.value("driftwall_certificate_not_after_timestamp_seconds") == expires
     entries = [
         value for key, value in cluster.objects[LEASE]["metadata"]["annotations"].items() if key.startswith(PREFIX)
     ]

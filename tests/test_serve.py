@@ -192,14 +192,14 @@ def test_workers_answer_together_and_are_counted_as_one(made: Certificates) -> N
             load.go_on(300)
         assert load.failures == []
         assert metric(running, "driftwall_reviews_total") == load.answered
-        assert metric(running, "driftwall_review_seconds_count") == load.answered
+        assert metric(running, "driftwall_review_duration_seconds_count") == load.answered
         # What all of them have is told once; what each has a part of is added up.
         assert metric(running, "driftwall_policies") == 1
         assert metric(running, "driftwall_build_info") == 1
         assert metric(running, "driftwall_workers_ready") == 3
         resident = metric(running, "process_resident_memory_bytes")
         assert resident > 4 * 30e6
-        assert metric(running, "driftwall_certificate_not_after_seconds") > time.time()
+        assert metric(running, "driftwall_certificate_not_after_timestamp_seconds") > time.time()
         cpu = {pid: cpu_ticks(pid) for pid in children(running.process)}
         assert all(cpu.values())
         assert running.stop() == 0

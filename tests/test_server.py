@@ -201,7 +201,7 @@ def test_each_decision_is_counted_and_logged_once(harness: Harness) -> None:
     assert harness.count("driftwall_review_errors_total", status="400") == 1
     labels = {"operation": "UPDATE", "verdict": "deny", "mode": "enforce", "writer": "untrusted"}
     assert harness.count("driftwall_reviews_total", **labels) == 1
-    assert harness.count("driftwall_review_seconds_count") == 1
+    assert harness.count("driftwall_review_duration_seconds_count", webhook="validate") == 1
     (line,) = harness.logged()
     assert (line["uid"], line["allowed"], line["time"]) == ("0b9e", False, "2026-03-01T00:00:00.000000Z")
 
@@ -265,7 +265,7 @@ def test_a_call_of_the_mutating_webhook_is_counted_and_neither_logged_nor_left_t
     assert harness.traces.left == []
     assert harness.count("driftwall_mutations_total", result="patched") == 1
     assert harness.count("driftwall_mutations_total", result="unchanged") == 1
-    assert harness.count("driftwall_review_seconds_count") == 0
+    assert harness.count("driftwall_review_duration_seconds_count", webhook="validate") == 0
 
 
 def test_whatever_goes_wrong_in_the_mutating_webhook_is_an_error(harness: Harness) -> None:
@@ -519,7 +519,7 @@ def test_an_answer_that_cannot_be_encoded_is_no_allow(harness: Harness) -> None:
 def test_a_failure_to_count_or_log_comes_after_the_answer(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     reached = threading.Event()
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         reached.set()
         raise RuntimeError
 

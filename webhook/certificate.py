@@ -63,7 +63,9 @@ class Certificate:
                 self.refuse(f"{where}: {error}")
                 return False
             self._install(material, context)
-            self._metrics.certificate_not_after.set(validity.not_after.timestamp())
+            self._metrics.certificate_served(
+                not_before=validity.not_before.timestamp(), not_after=validity.not_after.timestamp()
+            )
             if self.material is not None:
                 self._metrics.certificate("served")
             not_after = f"{validity.not_after:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,24 +1,44 @@
-"""What driftwall counts, for Prometheus. No label has values that a client chooses."""
+"""What driftwall counts, for Prometheus; deploy/MONITORING.md has the table.
+
+No label has values that a client chooses: policies and modes are those in force, all else is a fixed set.
+"""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
-from webhook.admission import Review
-from webhook.decision import Decision
+from webhook.admission import OPERATIONS, Review
+from webhook.decision import Decision, Violation
+from webhook.policy import Snapshot
 
 # A decision takes tenths of a millisecond, one with a look-up some milliseconds, and at most the second that a look-up
 # may take: the buckets tell these apart.
 SECONDS_BUCKETS: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 )  # fmt: skip
+# From a small ConfigMap's review to the most that is read (MAX_BODY in webhook.server).
+BYTES_BUCKETS: Final = tuple(2**power for power in (10, 12, 14, 16, 18, 20, 22, 24, 25))
 WRITERS: Final = frozenset({"system", "trusted", "automation", "untrusted"})
+WEBHOOKS: Final = ("validate", "mutate")
 CERTIFICATE_RESULTS: Final = ("served", "refused")
+LOOKUP_RESULTS: Final = ("hit", "found", "missing", "failed")
+GLASS_ACTIONS: Final = ("set", "removed", "used")
+TRACE_KINDS: Final = ("event", "mark")
+TRACE_RESULTS: Final = ("written", "failed", "limited", "dropped")
+LOG_OUTPUTS: Final = ("stdout", "file")
+# What driftwall answers with where something is wrong that somebody should hear of; a caller's own mistakes are 4xx.
+_OWN_ERRORS: Final = (500, 503)
 # A violation's verdict is the mode it was judged by, so a review that was let through has its mode's.
 _LET_THROUGH: Final = frozenset({"warn", "tag", "dryRun"})
+_VIOLATION_LABELS: Final = ("policy", "operation", "verdict", "mode", "writer")
+#: The verdict on what would have been violated, had the glass not been broken.
+_GLASS: Final = "breakGlass"
+#: Policies of driftwall's own have names in brackets, and are there whatever is loaded.
+_BUILT_IN: Final = "("
 
 
 def verdict(decision: Decision) -> str:
@@ -32,6 +52,8 @@ class Metrics:
     """All metrics of one process, in a registry of their own."""
 
     def __init__(self, version: str) -> None:
+        # A series of its own for when each counter began: twice as many, of which nobody asks.
+        disable_created_metrics()
         self.registry = CollectorRegistry()
         registry = self.registry
         ProcessCollector(registry=registry)
@@ -41,11 +63,28 @@ class Metrics:
             ("operation", "verdict", "mode", "writer"),
             registry=registry,
         )
+        self._violations = Counter(
+            "driftwall_policy_violations_total",
+            "Policies that a review violated, one for each; verdict breakGlass: it would have, but for break-glass.",
+            _VIOLATION_LABELS,
+            registry=registry,
+        )
         self._seconds = Histogram(
-            "driftwall_review_seconds",
+            "driftwall_review_duration_seconds",
             "Seconds from the whole review having arrived to its answer being ready, look-ups included.",
+            ("webhook",),
             buckets=SECONDS_BUCKETS,
             registry=registry,
+        )
+        self._bytes = Histogram(
+            "driftwall_review_size_bytes",
+            "Bytes of the reviews decided.",
+            ("webhook",),
+            buckets=BYTES_BUCKETS,
+            registry=registry,
+        )
+        self._in_flight = Gauge(
+            "driftwall_reviews_in_flight", "Calls that are being read or answered now.", registry=registry
         )
         self._errors = Counter(
             "driftwall_review_errors_total",
@@ -73,16 +112,29 @@ class Metrics:
         )
         self._traces = Counter(
             "driftwall_traces_total",
-            "Events and marks that decisions left in the cluster, by kind and result: written, failed or dropped.",
+            "Events and marks that decisions ask for in the cluster, by kind and result: written, failed, limited "
+            "(there were too many Events) or dropped (too many wait).",
             ("kind", "result"),
             registry=registry,
         )
         self._log_drops = Counter(
             "driftwall_log_lines_dropped_total",
-            "Lines of the decision log that could not be written, or not as fast as they came.",
+            "Lines of the decision log that could not be written, or not as fast as they came, by output.",
+            ("output",),
             registry=registry,
         )
-        self.policies = Gauge("driftwall_policies", "Policies in force.", registry=registry)
+        self._policies = Gauge("driftwall_policies", "Policies in force.", registry=registry)
+        self._policy_info = Gauge(
+            "driftwall_policy_info",
+            "Always 1; the policies in force are in the labels.",
+            ("policy", "mode", "severity"),
+            registry=registry,
+        )
+        self._policies_hash = Gauge(
+            "driftwall_policies_hash",
+            "A hash of the policies and the configuration in force: the same on all replicas; 0: none ever were.",
+            registry=registry,
+        )
         self._policies_loaded = Gauge(
             "driftwall_policies_loaded_timestamp_seconds",
             "When the policies in force were loaded, in seconds since 1970; 0: none ever were.",
@@ -96,8 +148,13 @@ class Metrics:
         self._policy_errors = Counter(
             "driftwall_policy_load_errors_total", "Times that policies were found not to load.", registry=registry
         )
-        self.certificate_not_after = Gauge(
-            "driftwall_certificate_not_after_seconds",
+        self._not_before = Gauge(
+            "driftwall_certificate_not_before_timestamp_seconds",
+            "Since when the certificate that is served is valid, in seconds since 1970; 0: there is none yet.",
+            registry=registry,
+        )
+        self._not_after = Gauge(
+            "driftwall_certificate_not_after_timestamp_seconds",
             "When the certificate that is served expires, in seconds since 1970; 0: there is none yet.",
             registry=registry,
         )
@@ -114,35 +171,78 @@ class Metrics:
         self.worker_restarts = Counter(
             "driftwall_worker_restarts_total", "Processes that ended unasked and were replaced.", registry=registry
         )
-        for result in CERTIFICATE_RESULTS:
-            self._certificates.labels(result)  # so that an alert sees the first one as an increase
         build = Gauge(
             "driftwall_build_info", "Always 1; the version is in the labels.", ("version", "python"), registry=registry
         )
         build.labels(version, platform.python_version()).set(1)
+        self._begin()
         # labels() validates and locks on each call; the children are as few as the label values are.
         self._review_children: dict[tuple[str, str, str, str], Counter] = {}
+        self._duration_of = {webhook: self._seconds.labels(webhook) for webhook in WEBHOOKS}
+        self._size_of = {webhook: self._bytes.labels(webhook) for webhook in WEBHOOKS}
 
-    def review(self, review: Review, decision: Decision, seconds: float) -> None:
-        """Count one decided review."""
-        writer = decision.writer.partition(":")[0]
-        key = (
-            review.operation,
-            verdict(decision),
-            decision.mode or "none",
-            writer if writer in WRITERS else "other",
-        )
+    def _begin(self) -> None:
+        """Have what an alert asks for there from the start: the first of its kind is an increase, too."""
+        for operation in OPERATIONS:
+            for writer in ("automation", "untrusted"):
+                self._reviews.labels(operation, "deny", "enforce", writer)
+        for counter, values in (
+            (self._errors, map(str, _OWN_ERRORS)),
+            (self._lookups, LOOKUP_RESULTS),
+            (self._break_glass, GLASS_ACTIONS),
+            (self._mutations, ("patched", "unchanged")),
+            (self._log_drops, LOG_OUTPUTS),
+            (self._certificates, CERTIFICATE_RESULTS),
+        ):
+            for value in values:
+                counter.labels(value)
+        for kind in TRACE_KINDS:
+            for result in TRACE_RESULTS:
+                self._traces.labels(kind, result)
+
+    def in_flight(self, count: Callable[[], int]) -> None:
+        """Have ``count`` asked at each scrape how many calls there are."""
+        self._in_flight.set_function(count)
+
+    def review(self, review: Review, decision: Decision, *, seconds: float, size: int) -> None:
+        """Count one decided review of ``size`` bytes."""
+        writer = _class_of(decision.writer)
+        key = (review.operation, verdict(decision), decision.mode or "none", writer)
         child = self._review_children.get(key)
         if child is None:
             child = self._review_children[key] = self._reviews.labels(*key)
         child.inc()
-        self._seconds.observe(seconds)
+        self._arrived("validate", seconds, size)
+        self._violated(review, decision.violations, writer)
         if decision.break_glass is not None:
             self._break_glass.labels(decision.break_glass.action).inc()
+            self._violated(review, decision.break_glass.violations, writer, _GLASS)
 
-    def policies_in_force(self, count: int, at: float) -> None:
-        """Tell how many policies are in force since ``at``, in seconds since 1970."""
-        self.policies.set(count)
+    def _violated(self, review: Review, violations: Iterable[Violation], writer: str, verdict: str = "") -> None:
+        for each in violations:
+            self._violations.labels(each.name, review.operation, verdict or each.verdict, each.mode, writer).inc()
+
+    def mutation(self, *, patched: bool, seconds: float, size: int) -> None:
+        """Count one review of ``size`` bytes that the mutating webhook answered."""
+        self._mutations.labels("patched" if patched else "unchanged").inc()
+        self._arrived("mutate", seconds, size)
+
+    def _arrived(self, webhook: str, seconds: float, size: int) -> None:
+        self._duration_of[webhook].observe(seconds)
+        self._size_of[webhook].observe(size)
+
+    def policies_in_force(self, snapshot: Snapshot, at: float) -> None:
+        """Tell which policies are in force since ``at``, in seconds since 1970, and no more of those that were."""
+        names = {policy.name for policy in snapshot.policies}
+        for labels in [sample.labels for family in self._violations.collect() for sample in family.samples]:
+            if not is_current(labels, names):
+                self._violations.remove(*(labels[name] for name in _VIOLATION_LABELS))
+        self._policy_info.clear()
+        for policy in snapshot.policies:
+            self._policy_info.labels(policy.name, policy.mode, policy.severity).set(1)
+        self._policies.set(len(snapshot.policies))
+        # As many bits as a float has room for.
+        self._policies_hash.set(int.from_bytes(snapshot.digest[:6]))
         self._policies_loaded.set(at)
 
     def policies_loaded(self, *, well: bool) -> None:
@@ -151,17 +251,18 @@ class Metrics:
         if not well:
             self._policy_errors.inc()
 
-    def mutation(self, *, patched: bool) -> None:
-        """Count one review that the mutating webhook answered."""
-        self._mutations.labels("patched" if patched else "unchanged").inc()
+    def certificate_served(self, *, not_before: float, not_after: float) -> None:
+        """Tell how long the certificate is valid that is served from now on, in seconds since 1970."""
+        self._not_before.set(not_before)
+        self._not_after.set(not_after)
 
     def certificate(self, result: str) -> None:
         """Count one certificate: served or refused."""
         self._certificates.labels(result).inc()
 
-    def trace(self, kind: str, result: str) -> None:
-        """Count one Event or mark: written, failed or dropped."""
-        self._traces.labels(kind, result).inc()
+    def trace(self, kind: str, result: str, count: int = 1) -> None:
+        """Count Events or marks: written, failed, limited or dropped."""
+        self._traces.labels(kind, result).inc(count)
 
     def error(self, status: int) -> None:
         """Count one call that got no verdict."""
@@ -171,6 +272,18 @@ class Metrics:
         """Count one look-up: hit, found, missing or failed."""
         self._lookups.labels(result).inc()
 
-    def log_drop(self, lines: int) -> None:
-        """Count ``lines`` of the decision log as lost."""
-        self._log_drops.inc(lines)
+    def log_drop(self, output: str, lines: int) -> None:
+        """Count ``lines`` of the decision log as lost to stdout or file."""
+        self._log_drops.labels(output).inc(lines)
+
+
+def is_current(labels: Mapping[str, str], policies: Container[str]) -> bool:
+    """Whether a series with these labels is about no policy, one of driftwall's own, or one of ``policies``."""
+    policy = labels.get("policy")
+    return policy is None or policy in policies or policy.startswith(_BUILT_IN)
+
+
+def _class_of(writer: str) -> str:
+    """The class of a writer, without its name."""
+    found = writer.partition(":")[0]
+    return found if found in WRITERS else "other"

@@ -180,8 +180,10 @@ class Config:
 class Snapshot:
     """Everything that a decision needs to know of policies and configuration. Never changed: replaced."""
 
-    def __init__(self, config: Config, policies: Iterable[Policy] = ()) -> None:
+    def __init__(self, config: Config, policies: Iterable[Policy] = (), digest: bytes = b"") -> None:
         self.config = config
+        #: The same for the same documents, whatever files they come from and in which order.
+        self.digest = digest
         self.policies = tuple(sorted(policies, key=lambda policy: policy.name))
         #: Stands for a policy where a break-glass is refused and no policy that enforces is about the object.
         self.glass_guard = Policy(

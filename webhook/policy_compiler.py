@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
+
+import msgspec
 
 from webhook import tags
 from webhook.breakglass import BreakGlass
@@ -131,7 +134,18 @@ def compile_documents(
     compiler = _Compiler(problems, account)
     config = compiler.config(configs[0] if configs else None)
     policies = [compiler.policy(document, config) for document in sound if document.value["kind"] == POLICY_KIND]
-    return Snapshot(config, policies), problems
+    return Snapshot(config, policies, _digest(sound)), problems
+
+
+def _digest(documents: Iterable[Document]) -> bytes:
+    contents = sorted(
+        msgspec.json.encode(
+            (value["kind"], value["metadata"]["name"], value.get("spec")),
+            order="deterministic",
+        )
+        for value in (document.value for document in documents)
+    )
+    return hashlib.sha256(b"\n".join(contents)).digest()
 
 
 def _repeated(documents: Iterable[Document]) -> list[Problem]:

@@ -59,7 +59,7 @@ class PolicyStore:
             if self.snapshot is not None:
                 _log.info("policies changed", extra={"data": {"policies": len(update.snapshot.policies)}})
             self.snapshot = update.snapshot
-            self._metrics.policies_in_force(len(update.snapshot.policies), self._clock())
+            self._metrics.policies_in_force(update.snapshot, self._clock())
         if not update.problems:
             self._health.clear(SUBJECT)
         elif self.snapshot is None:

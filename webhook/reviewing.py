@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from webhook import audit, budget, pki
@@ -53,7 +54,7 @@ class Reviewing:
         turns: audit.Turns | None = None,
     ) -> None:
         source = policy_source(config, connection, leads)
-        self._decisions = audit.LineWriter(1, on_drop=metrics.log_drop, turns=turns)
+        self._decisions = audit.LineWriter(1, on_drop=partial(metrics.log_drop, "stdout"), turns=turns)
         self._objects = ObjectReader(connection, on_result=metrics.lookup)
         self._traces = Traces(connection, on_result=metrics.trace)
         self.policies = PolicyStore(
@@ -70,6 +71,7 @@ class Reviewing:
             # With several, the first one decides nothing and takes its part all the same.
             budget=budget.Budget(budget.for_reviews(config.workers + (config.workers > 1))),
         )
+        metrics.in_flight(lambda: self.application.in_flight)
 
     def close(self) -> None:
         """Write what waits, for a few seconds."""

@@ -92,6 +92,7 @@ class _Decided(NamedTuple):
     outcome: Decision | Mutation
     time: datetime
     seconds: float
+    size: int
 
 
 def _reply(status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()) -> _Reply:
@@ -174,6 +175,8 @@ class ReviewServer:
         self._traces = traces
         self._budget = budget
         self._clock = clock
+        #: Calls that are being read or answered.
+        self.in_flight = 0
         self._endpoints: dict[str, Decide | Mutate] = {"/validate": decide, "/mutate": mutate}
         paths = " or ".join(self._endpoints)
         self._not_found = _failure(404, f"there is nothing here; reviews are sent to {paths}")
@@ -184,10 +187,13 @@ class ReviewServer:
             await self._serve(scope, receive, send, share)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, share: Share) -> None:
+        self.in_flight += 1
         try:
             reply, decided = await self._answer(scope, receive, share)
         except _Gone:
             return
+        finally:
+            self.in_flight -= 1
         await send(reply.start)
         await send(reply.body)
         # After the answer is out: nobody waits for metrics or log, and their failure is no longer the write's.
@@ -196,9 +202,9 @@ class ReviewServer:
             return
         review, outcome = decided.review, decided.outcome
         if isinstance(outcome, Mutation):
-            self._metrics.mutation(patched=bool(outcome.patch))
+            self._metrics.mutation(patched=bool(outcome.patch), seconds=decided.seconds, size=decided.size)
             return
-        self._metrics.review(review, outcome, decided.seconds)
+        self._metrics.review(review, outcome, seconds=decided.seconds, size=decided.size)
         self._log.write(review, outcome, time=decided.time, seconds=decided.seconds)
         self._traces.leave(review, outcome, decided.time)
 
@@ -225,7 +231,7 @@ class ReviewServer:
             if isinstance(outcome, Mutation) and outcome.refusal is not None:
                 outcome = outcome.refusal
             reply = _reply(200, _rendered(review, outcome))
-            return reply, _Decided(review, outcome, now, time.perf_counter() - started)
+            return reply, _Decided(review, outcome, now, time.perf_counter() - started, len(body))
         except _TooLarge:
             return _TOO_LARGE, None
         except Overloaded as error:

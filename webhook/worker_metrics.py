@@ -9,21 +9,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from webhook.channel import Family, Sample
+from webhook.metrics import is_current
 
 # Gauges of which each process has a part.
-SHARES: Final = frozenset({"process_resident_memory_bytes", "process_virtual_memory_bytes", "process_open_fds"})
+SHARES: Final = frozenset(
+    {
+        "driftwall_reviews_in_flight",
+        "process_open_fds",
+        "process_resident_memory_bytes",
+        "process_virtual_memory_bytes",
+    }
+)
 # Gauges that the first process alone knows; a worker's are never set.
 OF_THE_REPLICA: Final = frozenset(
-    {"driftwall_certificate_not_after_seconds", "driftwall_leader", "driftwall_workers_ready"}
+    {
+        "driftwall_certificate_not_before_timestamp_seconds",
+        "driftwall_certificate_not_after_timestamp_seconds",
+        "driftwall_leader",
+        "driftwall_workers_ready",
+    }
 )
 # Gauges that the first process has too, and that say something of it.
 _OF_ALL: Final = SHARES | {"process_start_time_seconds", "process_max_fds", "driftwall_build_info"}
 _ADDED: Final = frozenset({"counter", "histogram", "summary"})
+_POLICY_INFO: Final = "driftwall_policy_info"
 
 _Key = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -52,7 +67,7 @@ class Together(Collector):
     def end(self, number: int) -> None:
         """Keep what a worker that has ended counted: a counter that fell would look like a restart of the replica."""
         counted = [family for family in self.workers.pop(number, []) if family.kind in _ADDED]
-        self._ended = list(_merged([self._ended, counted]))
+        self._ended = self._in_force(_merged([self._ended, counted]))
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, for a registry."""
@@ -62,11 +77,22 @@ class Together(Collector):
             if family.kind in _ADDED or family.name in OF_THE_REPLICA or family.name in _OF_ALL
         ]
         workers = [[family for family in told if family.name not in OF_THE_REPLICA] for told in self.workers.values()]
-        for family in _merged([own, self._ended, *workers]):
+        for family in _merged([own, self._in_force(self._ended), *workers]):
             metric = Metric(family.name, family.documentation, family.kind)
             for sample in family.samples:
                 metric.add_sample(sample.name, sample.labels, sample.value)
             yield metric
+
+    def _in_force(self, families: Iterable[Family]) -> list[Family]:
+        """``families`` without what is about policies that are no more, so that these do not add up for ever."""
+        living = [family for told in self.workers.values() for family in told if family.name == _POLICY_INFO]
+        names = {sample.labels["policy"] for family in living for sample in family.samples}
+        if not names:
+            return list(families)
+        return [
+            msgspec.structs.replace(family, samples=[each for each in family.samples if is_current(each.labels, names)])
+            for family in families
+        ]
 
 
 def _merged(parts: Iterable[list[Family]]) -> Iterator[Family]:
@@ -85,9 +111,6 @@ def _merged(parts: Iterable[list[Family]]) -> Iterator[Family]:
 
 
 def _both(family: Family, sample: Sample, other: float) -> float:
-    # When a counter began: with the first of its parts.
-    if sample.name.endswith("_created"):
-        return min(sample.value, other)
     if family.kind in _ADDED or family.name in SHARES:
         return sample.value + other
     return min(sample.value, other)
