@@ -15,8 +15,9 @@ import pytest
 from tests.serving import PATIENCE, deployment, review
 from webhook import audit
 from webhook.admission import Review, parse
-from webhook.audit import MAX_FIELDS, MAX_TEXT, MAX_WAITING, DecisionLog, JsonHandler, LineWriter, record
+from webhook.audit import MAX_FIELDS, MAX_TEXT, DecisionLog, JsonHandler, record
 from webhook.decision import BreakGlassUse, Decision, FieldChange, Violation
+from webhook.lines import MAX_WAITING, LineWriter, Stream
 from webhook.tools import ManagedBy
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
@@ -156,7 +157,7 @@ class Pipe:
         self.read_end, self.write_end = os.pipe()
         self.lost = 0
         self.dropped = threading.Event()
-        self.writer = LineWriter(self.write_end, on_drop=self._drop)
+        self.writer = LineWriter(Stream(self.write_end), on_drop=self._drop)
 
     def _drop(self, lines: int) -> None:
         self.lost += lines
@@ -217,7 +218,7 @@ def test_a_closed_pipe_costs_lines_and_nothing_else(pipe: Pipe) -> None:
 def test_a_full_disk_costs_lines_and_they_are_counted() -> None:
     dropped = threading.Event()
     with Path("/dev/full").open("wb") as full:
-        writer = LineWriter(full.fileno(), on_drop=lambda _: dropped.set())
+        writer = LineWriter(Stream(full.fileno()), on_drop=lambda _: dropped.set())
         writer.write(b"one")
         assert dropped.wait(PATIENCE)
         writer.close()
@@ -235,7 +236,7 @@ def test_a_line_that_was_cut_off_spoils_no_other(monkeypatch: pytest.MonkeyPatch
             raise OSError(28, "No space left on device")
         return real(descriptor, data)
 
-    monkeypatch.setattr("webhook.audit.os.write", half_then_fail)
+    monkeypatch.setattr("webhook.lines.os.write", half_then_fail)
     pipe.writer.write(b"torn line")
     assert pipe.dropped.wait(PATIENCE)
     pipe.writer.write(b"whole")
@@ -269,6 +270,27 @@ def test_the_decision_log_is_json_lines(pipe: Pipe) -> None:
     pipe.writer.close()
     (line,) = pipe.read_all()
     assert json.loads(line) == record(parsed(name="a\nb"), DENIED, time=NOW, seconds=0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("web", "web"),
+        ("grüße-世界", "grüße-世界"),
+        ('a"b\\c/d', r"a\"b\\c/d"),
+        ("a\nb\x1b[2J", r"a\nb\u001b[2J"),
+        ("a\x7fb\x9bc", r"a\u007fb\u009bc"),
+        ("a\u202eb\u2028c\ufeff", r"a\u202eb\u2028c\ufeff"),
+        ("ü\U000e0001", r"ü\udb40\udc01"),
+    ],
+)
+def test_all_of_a_line_prints_and_it_still_says_the_same(pipe: Pipe, name: str, written: str) -> None:
+    DecisionLog(pipe.writer).write(parsed(name=name), DENIED, time=NOW, seconds=0.5)
+    pipe.writer.close()
+    (line,) = pipe.read_all()
+    assert f'"name":"{written}"' in line.decode()
+    assert line.decode().isprintable()
+    assert json.loads(line)["name"] == name
 
 
 # ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────────────

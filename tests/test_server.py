@@ -19,10 +19,11 @@ from tests.patches import applied
 from tests.reviews import snapshot_of
 from tests.serving import PATIENCE, POLICY, Answer, Client, answer_of, certificates, deployment, review, serving
 from webhook.admission import ObjectRef, Review
-from webhook.audit import DecisionLog, LineWriter
+from webhook.audit import DecisionLog
 from webhook.budget import Budget
 from webhook.decision import Decision, LookupNeeded, decide
 from webhook.errors import LookupFailed
+from webhook.lines import LineWriter, Stream
 from webhook.metrics import Metrics
 from webhook.mutation import Mutation, mutate
 from webhook.policy import Snapshot
@@ -84,7 +85,7 @@ class Harness:
         self.traces = Traces()
         self.budget = Budget(1024 * 2**20)
         self._log = self.log_file.open("wb")
-        self.lines = LineWriter(self._log.fileno())
+        self.lines = LineWriter(Stream(self._log.fileno()))
         self.server = ReviewServer(
             policies=self.policies,
             decide=self._decide,

@@ -38,6 +38,10 @@ def test_only_policies_and_certificate_are_required() -> None:
         reload_interval=1.0,
         workers=1,
         shutdown_delay=5.0,
+        decision_log=None,
+        decision_log_max_size=100,
+        decision_log_max_files=5,
+        otlp_endpoint=None,
     )
 
 
@@ -57,6 +61,10 @@ def test_every_flag_has_an_environment_variable() -> None:
         "kubeconfig": "f",
         "workers": "3",
         "shutdown_delay": "1.5s",
+        "decision_log": "d",
+        "decision_log_max_size": "1",
+        "decision_log_max_files": "2",
+        "otlp_endpoint": "http://localhost:4318",
     }
     assert list(flags) == [option.name for option in settings.OPTIONS]
     read = settings.read({}, {option.variable: flags[option.name] for option in settings.OPTIONS})
@@ -132,6 +140,21 @@ def test_a_secret_has_a_name_that_kubernetes_takes(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "0", "-1", "65", "1000", "1.5", "٣", "two"])
 def test_workers_are_a_number(text: str) -> None:
     assert problems({**REQUIRED, "workers": text}) == [f"--workers: {text!r} is not a number from 1 to 64"]
+
+
+@pytest.mark.parametrize(("flag", "most"), [("size", 1048576), ("files", 1000)])
+def test_the_bounds_of_the_log_file_are_numbers(flag: str, most: int) -> None:
+    for text in ("0", str(most + 1), "5Mi", "-1"):
+        assert problems({**REQUIRED, f"decision_log_max_{flag}": text}) == [
+            f"--decision-log-max-{flag}: {text!r} is not a number from 1 to {most}"
+        ]
+
+
+@pytest.mark.parametrize("text", ["", "localhost:4318", "http://", "ftp://collector", "http://a b"])
+def test_a_collector_is_named_by_its_url(text: str) -> None:
+    assert problems({**REQUIRED, "otlp_endpoint": text}) == [
+        f"--otlp-endpoint: {text!r} is no URL, such as http://localhost:4318"
+    ]
 
 
 @pytest.mark.parametrize(

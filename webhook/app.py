@@ -28,10 +28,11 @@ from webhook.cluster.leases import Election
 from webhook.cluster.replicas import Replicas
 from webhook.cluster.resources import Resources
 from webhook.errors import SettingsError
+from webhook.lines import LineWriter, Stream, Turns, turns_file
 from webhook.metrics import Metrics
 from webhook.periodic import Periodic
 from webhook.readiness import FromThreads, Readiness, call_from_thread
-from webhook.reviewing import LOG_SECONDS, Alone, Reviewing, policy_source
+from webhook.reviewing import LOG_SECONDS, Alone, Reviewing, log_file, policy_source
 from webhook.rotation import Terms
 from webhook.servers import Application, Server, bound, limit_files, listen
 from webhook.settings import Settings
@@ -69,7 +70,7 @@ class _Parts:
     config: Settings
     connection: ApiServer | Offline
     metrics: Metrics
-    turns: audit.Turns | None
+    turns: Turns | None
     listener: socket.socket
     management_listener: socket.socket
 
@@ -81,8 +82,8 @@ def run(config: Settings) -> int:
         DriftwallError: what is wrong with settings, certificate or addresses. Nothing was served. Policies that do not
             load are no such thing: the process waits, unready, for better ones.
     """
-    turns = audit.Turns(audit.turns_file()) if config.workers > 1 else None
-    messages = audit.LineWriter(2, turns=turns)
+    turns = Turns(turns_file()) if config.workers > 1 else None
+    messages = LineWriter(Stream(2, turns))
     audit.log_to(messages)
     limit_files()
     try:
@@ -98,6 +99,7 @@ def run(config: Settings) -> int:
                 )
             _log.warning("offline, so writes that need a look-up will fail: %s", connection.reason)
         policy_source(config, connection, lambda: False)  # for what it raises
+        _check_log_file(config)
         parts = _Parts(
             config=config,
             connection=connection,
@@ -110,6 +112,16 @@ def run(config: Settings) -> int:
             return runner.run(_serve(parts))
     finally:
         messages.close(LOG_SECONDS)
+
+
+def _check_log_file(config: Settings) -> None:
+    try:
+        if (file := log_file(config)) is not None:
+            file.check()
+    except OSError as error:
+        raise SettingsError(
+            f"{settings.DECISION_LOG.flag}: {config.decision_log} cannot be written: {error.strerror}"
+        ) from error
 
 
 async def _serve(parts: _Parts) -> int:

@@ -1,20 +1,14 @@
 """What driftwall writes down: the decision log on stdout, its own messages on stderr, both as JSON lines.
 
-Neither ever waits for its reader: lines go through a bounded queue, and what does not fit is dropped and counted.
+Neither ever waits for its reader: both go through :mod:`webhook.lines`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import json
 import logging
-import os
-import queue
-import select
-import tempfile
-import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -22,6 +16,7 @@ import msgspec
 
 from webhook.admission import Review
 from webhook.decision import BreakGlassUse, Decision, Violation
+from webhook.lines import LineWriter
 from webhook.text import cut
 
 # Fields of one violated policy in one line. A person's edit changes a few; a hundred tell the story of any other.
@@ -29,12 +24,6 @@ MAX_FIELDS: Final = 100
 # Characters of one text in a line. Kubernetes' own names have at most 253 and a denial 1,024; a key of a map, which is
 # part of a path, may have megabytes.
 MAX_TEXT: Final = 1024
-# Bytes that wait for a slow reader: some 20,000 lines, seconds of the fastest stream of writes, and little memory.
-MAX_WAITING: Final = 16 * 1024 * 1024
-# Lines written with one call: enough to make the calls few, and a batch that fails loses no more.
-_BATCH: Final = 256
-# Seconds that the last lines may take at shutdown: a reader that is there needs milliseconds.
-CLOSE_SECONDS: Final = 5.0
 # Frames of a traceback: the innermost tell where it went wrong; an endless recursion has a thousand.
 _FRAMES: Final = 25
 
@@ -73,6 +62,20 @@ def record(review: Review, decision: Decision, *, time: datetime, seconds: float
     }
 
 
+def json_line(value: Mapping[str, Any]) -> bytes:
+    """``value`` as one line of JSON in which all prints: what does not is an escape of JSON's, and still the same text.
+
+    A terminal would act on control characters, and show what follows a bidirectional mark in another order.
+    """
+    line = msgspec.json.encode(value)
+    if line.isascii() and b"\x7f" not in line:
+        return line
+    text = line.decode()
+    if text.isprintable():
+        return line
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1].replace("\x7f", "\\u007f") for c in text).encode()
+
+
 def _break_glass(use: BreakGlassUse) -> dict[str, Any]:
     return {
         "action": use.action,
@@ -103,137 +106,17 @@ def _timestamp(time: datetime) -> str:
     return time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-class Turns:
-    """Lets processes that write to the same descriptors do so one after the other.
-
-    A pipe takes 4 KiB at once and no more, so lines of several would be mixed. ``file`` is one that all of them have
-    open, for writing; the kernel takes a turn back from a process that ends.
-    """
-
-    def __init__(self, file: int) -> None:
-        self.file = file
-
-    @contextlib.contextmanager
-    def of(self, descriptor: int) -> Iterator[None]:
-        """Wait for the turn to write to ``descriptor``, for as long as its reader takes."""
-        # One byte of the file for each descriptor: a reader of one who stalls is not in the way of the other.
-        fcntl.lockf(self.file, fcntl.LOCK_EX, 1, descriptor)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self.file, fcntl.LOCK_UN, 1, descriptor)
-
-
-def turns_file() -> int:
-    """A file for :class:`Turns`, in memory where the system has such; a descriptor for the life of the process."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("turns")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
-class LineWriter:
-    """Writes lines to a file descriptor from a thread of its own.
-
-    :meth:`write` never waits. ``on_drop`` is called with the number of lines lost: because too many wait, or because
-    the descriptor does not take them (a closed pipe, a full disk). ``turns`` is for processes that share it.
-    """
-
-    def __init__(
-        self, descriptor: int, *, on_drop: Callable[[int], None] | None = None, turns: Turns | None = None
-    ) -> None:
-        self._descriptor = descriptor
-        self._on_drop = on_drop
-        self._turns = turns
-        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._waiting = 0
-        self._closed = False
-        # A daemon: a stalled reader must not keep the process from ending.
-        self._thread = threading.Thread(target=self._run, name="lines", daemon=True)
-        self._thread.start()
-
-    def write(self, line: bytes) -> None:
-        """Take one line, without its newline."""
-        with self._lock:
-            taken = not self._closed and self._waiting + len(line) <= MAX_WAITING
-            if taken:
-                self._waiting += len(line)
-        if taken:
-            self._lines.put(line)
-        else:
-            self._dropped(1)
-
-    def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """Write what waits, for at most ``seconds``; later lines are dropped."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        self._lines.put(None)
-        self._thread.join(seconds)
-
-    def _dropped(self, lines: int) -> None:
-        if self._on_drop is not None:
-            self._on_drop(lines)
-
-    def _run(self) -> None:
-        torn = False
-        ended = False
-        while not ended:
-            batch, ended = self._next()
-            if not batch:
-                continue
-            # A line that was cut off by an error ends here, so that it spoils no other.
-            data = (b"\n" if torn else b"") + b"\n".join(batch) + b"\n"
-            with self._turns.of(self._descriptor) if self._turns else contextlib.nullcontext():
-                written = self._write_all(data)
-            if written < len(data):
-                torn = torn or written > 0
-                self._dropped(len(batch))
-            else:
-                torn = False
-            with self._lock:
-                self._waiting -= sum(map(len, batch))
-
-    def _next(self) -> tuple[list[bytes], bool]:
-        """The lines that wait, at least one unless the end came, and whether it came."""
-        line = self._lines.get()
-        batch: list[bytes] = []
-        while line is not None:
-            batch.append(line)
-            if len(batch) == _BATCH:
-                return batch, False
-            try:
-                line = self._lines.get_nowait()
-            except queue.Empty:
-                return batch, False
-        return batch, True
-
-    def _write_all(self, data: bytes) -> int:
-        """How many bytes the descriptor took: all, or those before an error."""
-        rest = memoryview(data)
-        while rest:
-            try:
-                rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:
-                # Somebody who shares the pipe made it non-blocking.
-                select.select((), (self._descriptor,), ())
-            except OSError:
-                break
-        return len(data) - len(rest)
-
-
 class DecisionLog:
-    """The decision log: one JSON line for each review decided."""
+    """The decision log: one JSON line for each review decided, to each of ``outputs``."""
 
-    def __init__(self, lines: LineWriter) -> None:
-        self._lines = lines
-        self._encode = msgspec.json.Encoder().encode
+    def __init__(self, *outputs: LineWriter) -> None:
+        self._outputs = outputs
 
     def write(self, review: Review, decision: Decision, *, time: datetime, seconds: float) -> None:
         """Log one decision; never waits."""
-        self._lines.write(self._encode(record(review, decision, time=time, seconds=seconds)))
+        line = json_line(record(review, decision, time=time, seconds=seconds))
+        for output in self._outputs:
+            output.write(line)
 
 
 class JsonHandler(logging.Handler):
@@ -250,7 +133,7 @@ class JsonHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write ``record``; never waits, never raises."""
         try:
-            self._lines.write(msgspec.json.encode(_message(record)))
+            self._lines.write(json_line(_message(record)))
         except Exception:  # noqa: BLE001 - logging must not fail the work that logs
             self.handleError(record)
 

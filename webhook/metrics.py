@@ -29,6 +29,7 @@ LOOKUP_RESULTS: Final = ("hit", "found", "missing", "failed")
 GLASS_ACTIONS: Final = ("set", "removed", "used")
 TRACE_KINDS: Final = ("event", "mark")
 TRACE_RESULTS: Final = ("written", "failed", "limited", "dropped")
+#: As :func:`webhook.reviewing.log_outputs` names them.
 LOG_OUTPUTS: Final = ("stdout", "file")
 # What driftwall answers with where something is wrong that somebody should hear of; a caller's own mistakes are 4xx.
 _OWN_ERRORS: Final = (500, 503)

@@ -11,13 +11,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from webhook import audit, budget, pki
+from webhook import budget, pki
+from webhook.audit import DecisionLog
 from webhook.cluster import own_pod
 from webhook.cluster.connection import ApiServer, Offline
 from webhook.cluster.objects import ObjectReader
 from webhook.cluster.policies import ClusterPolicies, required
 from webhook.cluster.traces import Traces
 from webhook.decision import decide
+from webhook.lines import LineWriter, Output, Stream, Turns
+from webhook.log_file import LogFile
 from webhook.metrics import Metrics
 from webhook.mutation import mutate
 from webhook.policy_compiler import USUAL_ACCOUNT
@@ -51,10 +54,13 @@ class Reviewing:
         metrics: Metrics,
         readiness: Readiness,
         leads: Callable[[], bool],
-        turns: audit.Turns | None = None,
+        turns: Turns | None = None,
     ) -> None:
         source = policy_source(config, connection, leads)
-        self._decisions = audit.LineWriter(1, on_drop=partial(metrics.log_drop, "stdout"), turns=turns)
+        self._decisions = [
+            LineWriter(output, on_drop=partial(metrics.log_drop, name))
+            for name, output in log_outputs(config, turns).items()
+        ]
         self._objects = ObjectReader(connection, on_result=metrics.lookup)
         self._traces = Traces(connection, on_result=metrics.trace)
         self.policies = PolicyStore(
@@ -66,7 +72,7 @@ class Reviewing:
             mutate=mutate,
             objects=self._objects,
             metrics=metrics,
-            log=audit.DecisionLog(self._decisions),
+            log=DecisionLog(*self._decisions),
             traces=self._traces,
             # With several, the first one decides nothing and takes its part all the same.
             budget=budget.Budget(budget.for_reviews(config.workers + (config.workers > 1))),
@@ -77,7 +83,8 @@ class Reviewing:
         """Write what waits, for a few seconds."""
         self._objects.close()
         self._traces.close()
-        self._decisions.close(LOG_SECONDS)
+        for lines in self._decisions:
+            lines.close(LOG_SECONDS)
 
 
 class Alone:
@@ -130,6 +137,22 @@ class Alone:
     def close(self) -> None:
         """Write what waits."""
         self._reviewing.close()
+
+
+def log_outputs(config: Settings, turns: Turns | None = None) -> dict[str, Output]:
+    """Where the decision log goes, by the names that the metrics have for it."""
+    outputs: dict[str, Output] = {"stdout": Stream(1, turns)}
+    if (file := log_file(config)) is not None:
+        outputs["file"] = file
+    return outputs
+
+
+def log_file(config: Settings) -> LogFile | None:
+    """The file of the decision log, if it goes to one."""
+    if config.decision_log is None:
+        return None
+    size, files = config.decision_log_max_size * 2**20, config.decision_log_max_files
+    return LogFile(config.decision_log, max_bytes=size, max_files=files)
 
 
 def policy_source(config: Settings, connection: ApiServer | Offline, leads: Callable[[], bool]) -> Source:

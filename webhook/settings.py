@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from webhook.durations import parse_duration, write_duration
+from webhook.durations import write_duration
 from webhook.errors import SettingsError
+from webhook.options import Address, Option, Service, Values
 
-# For a Service named "driftwall", or "driftwall-…", Kubernetes sets variables in every pod of its namespace:
-# DRIFTWALL_SERVICE_HOST, DRIFTWALL_SERVICE_PORT and DRIFTWALL_SERVICE_PORT_…, DRIFTWALL_PORT and DRIFTWALL_PORT_…. So
-# variables that are not listed below cannot be refused, and no flag below may be named so that its variable is one of
-# these: none ends in -port or -service-host, and none has -port- in it. (DRIFTWALL_SERVICE alone is none of them.)
-ENVIRONMENT_PREFIX = "DRIFTWALL_"
+__all__ = ["OPTIONS", "Address", "Files", "Option", "Service", "Settings", "flags", "read", "version"]
 
 # A CA whose certificates would outlive it could not sign one for its full lifetime; it is replaced when a third of its
 # own lifetime is left, so three of the others have to fit in.
@@ -26,37 +22,14 @@ CA_LIFETIMES: Final = 3
 MIN_LIFETIME: Final = timedelta(seconds=1)
 # Processes: more than any machine has cores for; a larger number is a typing error.
 MAX_WORKERS: Final = 64
+# A terabyte in one file, and as many files as logrotate or Docker ever keep: more is a typing error.
+MAX_LOG_MIB: Final = 1024 * 1024
+MAX_LOG_FILES: Final = 1000
 # kubelet kills 30 s after SIGTERM unless told otherwise, and draining and closing may take 24 s (webhook.app). Longer
 # ones are for pods with a terminationGracePeriodSeconds of their own; an hour is a typing error.
 MAX_SHUTDOWN_DELAY: Final = timedelta(minutes=10)
 # Slower than this, a renewed certificate would not be noticed before a short-lived one has expired.
 MAX_RELOAD_INTERVAL: Final = timedelta(minutes=1)
-
-# What Kubernetes takes as the name of a Namespace or Service (RFC 1123 label), and of a Secret (RFC 1123 subdomain).
-_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
-_SUBDOMAIN: Final = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
-    """One flag of ``serve`` and the environment variable beside it; the flag wins."""
-
-    flag: str
-    metavar: str
-    help: str
-    default: str | None = None
-    required: bool = False
-
-    @property
-    def name(self) -> str:
-        """The flag as a Python name: ``tls_cert``."""
-        return self.flag.removeprefix("--").replace("-", "_")
-
-    @property
-    def variable(self) -> str:
-        """The environment variable: ``DRIFTWALL_TLS_CERT``."""
-        return ENVIRONMENT_PREFIX + self.name.upper()
-
 
 #: The value of POLICIES that stands for the custom resources; a folder of this name is ./cluster.
 CLUSTER = "cluster"
@@ -131,6 +104,27 @@ SHUTDOWN_DELAY = Option(
     help="how long SIGTERM leaves it serving, while endpoints go away; SIGINT does not wait",
     default="5s",
 )
+DECISION_LOG = Option(
+    flag="--decision-log",
+    metavar="FILE",
+    help="where the decision log goes beside stdout; rotated, and opened anew where somebody else has rotated it",
+)
+# 100 and 5, with which half a gigabyte is the most: some 700,000 lines, a day of a busy cluster.
+DECISION_LOG_MAX_SIZE = Option(
+    flag="--decision-log-max-size", metavar="MIB", help="how large the file gets before it is rotated", default="100"
+)
+DECISION_LOG_MAX_FILES = Option(
+    flag="--decision-log-max-files",
+    metavar="N",
+    help="how many files are kept: FILE, FILE.1, which is the one before, and so on",
+    default="5",
+)
+OTLP_ENDPOINT = Option(
+    flag="--otlp-endpoint",
+    metavar="URL",
+    help="where OpenTelemetry traces go by OTLP over HTTP (http://HOST:4318; default: the variables "
+    "OTEL_EXPORTER_OTLP_…, then nowhere); needs driftwall[otel]",
+)
 OPTIONS = (
     POLICIES,
     TLS_CERT,
@@ -146,30 +140,11 @@ OPTIONS = (
     KUBECONFIG,
     WORKERS,
     SHUTDOWN_DELAY,
+    DECISION_LOG,
+    DECISION_LOG_MAX_SIZE,
+    DECISION_LOG_MAX_FILES,
+    OTLP_ENDPOINT,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
-    """Where to listen; port 0 lets the kernel choose."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
-    """A Service of Kubernetes, as ``namespace/name``."""
-
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +159,8 @@ class Files:
 class Settings:
     """What ``serve`` runs with. Files are named here, not yet read. ``policies`` is None for the custom resources.
 
-    Without ``tls_files`` there is a ``service``, and the certificate is driftwall's own. Durations are in seconds.
+    Without ``tls_files`` there is a ``service``, and the certificate is driftwall's own. Durations are in seconds, and
+    ``decision_log_max_size`` is in MiB.
     """
 
     policies: Path | None
@@ -200,6 +176,10 @@ class Settings:
     reload_interval: float = 1.0
     workers: int = 1
     shutdown_delay: float = 5.0
+    decision_log: Path | None = None
+    decision_log_max_size: int = 100
+    decision_log_max_files: int = 5
+    otlp_endpoint: str | None = None
 
 
 def read(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:
@@ -210,14 +190,21 @@ def read(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Setting
     Raises:
         SettingsError: values are missing or wrong; one line for each, which names the flag or variable.
     """
-    values = _Values(flags, environ)
+    values = Values(flags, environ)
     policies = values.path_or_word(POLICIES, CLUSTER)
     tls_cert, tls_key = values.path(TLS_CERT), values.path(TLS_KEY)
     service, tls_secret = values.service(SERVICE), values.secret(TLS_SECRET)
     lifetime, ca_lifetime = values.duration(CERTIFICATE_LIFETIME), values.duration(CA_LIFETIME)
     reload_interval, shutdown_delay = values.duration(RELOAD_INTERVAL), values.duration(SHUTDOWN_DELAY)
-    client_ca, kubeconfig, workers = values.path(CLIENT_CA), values.path(KUBECONFIG), values.number(WORKERS)
+    client_ca, kubeconfig, workers = (
+        values.path(CLIENT_CA),
+        values.path(KUBECONFIG),
+        values.number(WORKERS, MAX_WORKERS),
+    )
     listen, management_listen = values.address(LISTEN), values.address(MANAGEMENT_LISTEN)
+    decision_log, otlp_endpoint = values.path(DECISION_LOG), values.url(OTLP_ENDPOINT)
+    log_size = values.number(DECISION_LOG_MAX_SIZE, MAX_LOG_MIB)
+    log_files = values.number(DECISION_LOG_MAX_FILES, MAX_LOG_FILES)
     if values.given(TLS_CERT) != values.given(TLS_KEY):
         there, missing = (TLS_CERT, TLS_KEY) if values.given(TLS_CERT) else (TLS_KEY, TLS_CERT)
         values.problems.append(f"{there.flag} is given, so {missing.flag} (or {missing.variable}) is required")
@@ -247,6 +234,8 @@ def read(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Setting
         and reload_interval
         and shutdown_delay is not None
         and workers
+        and log_size
+        and log_files
     ):
         raise SettingsError("\n".join(values.problems))
     return Settings(
@@ -263,6 +252,10 @@ def read(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Setting
         reload_interval=reload_interval.total_seconds(),
         workers=workers,
         shutdown_delay=shutdown_delay.total_seconds(),
+        decision_log=decision_log,
+        decision_log_max_size=log_size,
+        decision_log_max_files=log_files,
+        otlp_endpoint=otlp_endpoint,
     )
 
 
@@ -284,6 +277,10 @@ def flags(config: Settings) -> dict[str, str]:
         KUBECONFIG.name: config.kubeconfig,
         WORKERS.name: config.workers,
         SHUTDOWN_DELAY.name: write_duration(timedelta(seconds=config.shutdown_delay)),
+        DECISION_LOG.name: config.decision_log,
+        DECISION_LOG_MAX_SIZE.name: config.decision_log_max_size,
+        DECISION_LOG_MAX_FILES.name: config.decision_log_max_files,
+        OTLP_ENDPOINT.name: config.otlp_endpoint,
     }
     return {name: str(value) for name, value in values.items() if value is not None}
 
@@ -291,101 +288,6 @@ def flags(config: Settings) -> dict[str, str]:
 def _no_word(path: Path) -> str:
     """``path`` so that it is not taken for the word: Path drops the ``./`` that told them apart."""
     return f"./{path}" if str(path) == CLUSTER else str(path)
-
-
-class _Values:
-    """Values by option, and the problems found with them so far."""
-
-    def __init__(self, flags: Mapping[str, str | None], environ: Mapping[str, str]) -> None:
-        self._flags = flags
-        self._environ = environ
-        self.problems: list[str] = []
-
-    def _text(self, option: Option) -> tuple[str, str] | None:
-        """Where the value was given and the value, or None where it was not given."""
-        if (value := self._flags.get(option.name)) is not None:
-            return option.flag, value
-        if value := self._environ.get(option.variable):
-            return option.variable, value
-        if option.default is not None:
-            return option.flag, option.default
-        if option.required:
-            self.problems.append(f"{option.flag} {option.metavar} (or {option.variable}) is required")
-        return None
-
-    def given(self, option: Option) -> bool:
-        return self._flags.get(option.name) is not None or bool(self._environ.get(option.variable))
-
-    def path_or_word(self, option: Option, word: str) -> Path | str | None:
-        given = self._text(option)
-        if given is None or given[1] == word:
-            return given and word
-        return self._path(*given)
-
-    def path(self, option: Option) -> Path | None:
-        given = self._text(option)
-        return given and self._path(*given)
-
-    def _path(self, key: str, value: str) -> Path | None:
-        if not value or "\0" in value:
-            self.problems.append(f"{key}: {value!r} is no path")
-            return None
-        return Path(value)
-
-    def service(self, option: Option) -> Service | None:
-        if (given := self._text(option)) is None:
-            return None
-        key, value = given
-        namespace, _, name = value.partition("/")
-        if _LABEL.match(namespace) and _LABEL.match(name):
-            return Service(namespace=namespace, name=name)
-        self.problems.append(f"{key}: {value!r} is not NAMESPACE/NAME of a Service, such as driftwall-system/driftwall")
-        return None
-
-    def secret(self, option: Option) -> str | None:
-        if (given := self._text(option)) is None:
-            return None
-        key, value = given
-        if _SUBDOMAIN.match(value):
-            return value
-        self.problems.append(f"{key}: {value!r} is not the name of a Secret")
-        return None
-
-    def duration(self, option: Option) -> timedelta | None:
-        if (given := self._text(option)) is None:
-            return None
-        key, value = given
-        try:
-            return parse_duration(value)
-        except ValueError as error:
-            self.problems.append(f"{key}: {error}")
-            return None
-
-    def number(self, option: Option) -> int | None:
-        if (given := self._text(option)) is None:
-            return None
-        key, value = given
-        # 3 digits: longer ones need no conversion to be known as too high.
-        if value.isascii() and value.isdigit() and len(value) <= 3 and 1 <= int(value) <= MAX_WORKERS:
-            return int(value)
-        self.problems.append(f"{key}: {value!r} is not a number from 1 to {MAX_WORKERS}")
-        return None
-
-    def address(self, option: Option) -> Address | None:
-        if (given := self._text(option)) is None:
-            return None
-        key, value = given
-        host, colon, port = value.rpartition(":")
-        bracketed = host.startswith("[") and host.endswith("]")
-        bare = host[1:-1] if bracketed else host
-        if not (colon and bare and bracketed == (":" in bare)):
-            self.problems.append(f"{key}: {value!r} is not HOST:PORT, such as 127.0.0.1:8443 or [::]:8443")
-        # 65535: the highest TCP port. 5 digits: longer ones need no conversion to be known as too high.
-        elif not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
-            self.problems.append(f"{key}: the port of {value!r} is not a number from 0 to 65535")
-        else:
-            return Address(host=bare, port=int(port))
-        return None
 
 
 def version() -> str:

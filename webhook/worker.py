@@ -18,6 +18,7 @@ from webhook import audit, pki, settings, tls
 from webhook.channel import Channel, Count, Counted, Down, Drain, Lead, Retire, Serve, Serving, State
 from webhook.cluster.connection import connect
 from webhook.errors import DriftwallError
+from webhook.lines import LineWriter, Stream, Turns
 from webhook.metrics import Metrics
 from webhook.readiness import Readiness
 from webhook.reviewing import LOG_SECONDS, Reviewing
@@ -31,7 +32,7 @@ _log = logging.getLogger(__name__)
 class Worker:
     """Answers reviews, as the first process says."""
 
-    def __init__(self, channel: Channel, listener: socket.socket, turns: audit.Turns) -> None:
+    def __init__(self, channel: Channel, listener: socket.socket, turns: Turns) -> None:
         self._channel = channel
         self._listener = listener
         self._turns = turns
@@ -102,13 +103,13 @@ def main(control: int, turns: int, listener: int) -> int:
     """Work; the arguments are file descriptors. Returns the exit code."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # they are for the first process, which says what follows from them
-    messages = audit.LineWriter(2, turns=audit.Turns(turns))
+    messages = LineWriter(Stream(2, Turns(turns)))
     audit.log_to(messages)
 
     async def work() -> None:
         channel = await Channel.open(socket.socket(fileno=control))
         try:
-            await Worker(channel, socket.socket(fileno=listener), audit.Turns(turns)).work()
+            await Worker(channel, socket.socket(fileno=listener), Turns(turns)).work()
         finally:
             channel.close()
 

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from typing import Final
 
 from webhook import settings
-from webhook.audit import Turns
 from webhook.channel import Channel, Count, Counted, Drain, Lead, Retire, Serve, Serving, State
+from webhook.lines import Turns
 from webhook.metrics import Metrics
 from webhook.readiness import Readiness, call_from_thread
 from webhook.servers import CLOSE_SECONDS, DRAIN_SECONDS

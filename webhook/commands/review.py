@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
             line |= {"allowed": False, "error": str(error)}
             failed = True
             print(f"driftwall: {escaped(file)}: {error}", file=sys.stderr)
-        print(json.dumps(line, ensure_ascii=False) if args.output == "json" else _text(line))
+        print(audit.json_line(line).decode() if args.output == "json" else _text(line))
     if failed:
         return _EX_DATAERR
     return 1 if denied and args.fail_on_deny else 0
