@@ -25,7 +25,7 @@ export PIP_NO_INPUT := 1
 .DELETE_ON_ERROR:
 # The checks run one after the other, also under `make -j`: the quick ones fail first and outputs do not mix.
 .NOTPARALLEL:
-.PHONY: help demo test lint unit e2e image-test format crds deploy lock clean
+.PHONY: help demo test lint unit e2e image-test bench format crds deploy lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ e2e: $(DEV) ## the tests against a real control plane, built the first time
 
 image-test: $(DEV) ## build the image and start it; installs buildah and debootstrap with apt-get if they are missing
 	$(BIN)/python -m pytest tests/image $(ARGS)
+
+bench: $(DEV) ## what a review costs, beside a no-op; ARGS='--quick', '--compare URL', '--soak 1000000'
+	$(BIN)/python -m tests.bench $(ARGS)
 
 format: $(DEV) ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix

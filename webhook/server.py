@@ -230,7 +230,7 @@ class ReviewServer:
             outcome = await self._decide(endpoint, review, snapshot, now)
             if isinstance(outcome, Mutation) and outcome.refusal is not None:
                 outcome = outcome.refusal
-            reply = _reply(200, _rendered(review, outcome))
+            reply = _reply(200, rendered(review, outcome))
             return reply, _Decided(review, outcome, now, time.perf_counter() - started, len(body))
         except _TooLarge:
             return _TOO_LARGE, None
@@ -309,7 +309,8 @@ def _shown(review: Review | None) -> str:
     return cut(escaped(what), MAX_TEXT)
 
 
-def _rendered(review: Review, outcome: Decision | Mutation) -> bytes:
+def rendered(review: Review, outcome: Decision | Mutation) -> bytes:
+    """The body of the answer."""
     if isinstance(outcome, Mutation):
         return admission.respond(review, allowed=True, patch=outcome.patch)
     return admission.respond(
