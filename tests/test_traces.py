@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.admitting import BY, EXPIRES, REASON, SAM
+from tests.following import wait_for
 from tests.reviews import ALICE, FLUX_LABELS, NOW, Cluster, Json, review, snapshot_of
 from tests.serving import PATIENCE
 from webhook.admission import Review
@@ -54,6 +55,7 @@ class FakeApiServer:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.status = 201
+        self.status_of: dict[str, int] = {}
         self.go_on = threading.Event()
         self.go_on.set()
         fake = self
@@ -67,7 +69,7 @@ class FakeApiServer:
                 content_type, token = self.headers["Content-Type"], self.headers["Authorization"]
                 fake.calls.append(Call(self.command, self.path, content_type, token, body))
                 fake.go_on.wait(PATIENCE)
-                self.send_response(fake.status)
+                self.send_response(fake.status_of.get(self.command, fake.status))
                 self.send_header("Content-Length", "2")
                 self.end_headers()
                 self.wfile.write(b"{}")
@@ -150,6 +152,7 @@ def web(replicas: int, **more: Any) -> Json:
     return {**settings({}, annotations=GLASS), "apiVersion": "apps/v1", "kind": "Deployment", "spec": spec}
 
 
+CLOSED_METADATA: Json = {"metadata": {"name": "web", "namespace": "shop", "uid": "7a1c", "labels": FLUX_LABELS}}
 OPEN, CHANGED = settings({"a": "1"}, annotations=GLASS), settings({"a": "2"}, annotations=GLASS)
 CLOSED = settings({"a": "1"})
 
@@ -216,7 +219,8 @@ def test_the_parent_of_a_scale_that_has_drifted_is_marked(harness: Harness) -> N
     written = review(scale(2), scale(5), user=ALICE, subresource="scale", parent=web(2))
     harness.leave(written, there=(web(2),))
     event, mark = harness.calls()
-    assert event.body["involvedObject"] == {"apiVersion": "apps/v1", "namespace": "shop", "name": "web", "uid": "7a1c"}
+    involved = {"apiVersion": "apps/v1", "kind": "Deployment", "namespace": "shop", "name": "web", "uid": "7a1c"}
+    assert event.body["involvedObject"] == involved
     path = "/apis/apps/v1/namespaces/shop/deployments/web?fieldManager=driftwall"
     assert mark[:3] == ("PATCH", path, "application/merge-patch+json")
     drift = mark.body["metadata"]["annotations"].pop("driftwall.io/drift")
@@ -243,10 +247,10 @@ def test_what_the_mutating_webhook_marks_is_not_marked_twice(harness: Harness) -
     assert harness.calls() == []
 
 
-def test_nothing_is_left_by_a_denial_a_dry_run_or_a_write_that_concerns_nothing(harness: Harness) -> None:
+def test_nothing_is_left_by_a_dry_run_or_a_write_that_concerns_nothing(harness: Harness) -> None:
     decisions = harness.leave(
-        review(CLOSED, settings({"a": "2"}), user=ALICE),
-        review(CLOSED, settings({"a": "1"}, annotations={REASON: "fire"}), user=ALICE),
+        review(CLOSED, settings({"a": "2"}), user=ALICE, dry_run=True),
+        review(CLOSED, settings({"a": "1"}, annotations={REASON: "fire"}), user=ALICE, dry_run=True),
         review(OPEN, CHANGED, user=ALICE, dry_run=True),
         review(scale(2), scale(5), user=ALICE, subresource="scale", parent=web(2), dry_run=True),
         review(OPEN, settings({"a": "1"}, annotations={**GLASS, "note": "x"}), user=ALICE),
@@ -284,7 +288,8 @@ def test_what_the_api_server_says_is_counted(
     harness: Harness, status: int, result: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     harness.fake.status = status
-    harness.leave(review(OPEN, CHANGED, user=ALICE), review(OPEN, CHANGED, user=ALICE))
+    other = (settings({"a": value}, annotations=GLASS, name="other") for value in "12")
+    harness.leave(review(OPEN, CHANGED, user=ALICE), review(*other, user=ALICE))
     assert len(harness.calls()) == 2
     assert harness.results == [("event", result)] * 2
     failure = f"could not write the event to /api/v1/namespaces/shop/events: HTTP {status}"
@@ -326,7 +331,138 @@ def test_a_slow_api_server_is_never_waited_for_and_what_is_too_much_is_dropped(
     monkeypatch.setattr(traces, "_CLOSE_SECONDS", PATIENCE)
     assert harness.wrote.wait(PATIENCE)  # so there is room in the queue for its end
     harness.traces.close()
-    assert harness.results.count(("event", "written")) == waiting + 10 - dropped
+    assert len(harness.results) == waiting + 10
+    assert set(harness.results) == {("event", result) for result in ("written", "limited", "dropped")}
+
+
+def test_denials_leave_room_for_what_was_let_through(harness: Harness) -> None:
+    harness.fake.go_on.clear()
+    denied, mended = review(CLOSED, settings({"a": "2"}), user=ALICE), review(OPEN, CLOSED, user=SAM)
+    decisions = [Cluster().decide(each, SNAPSHOT) for each in (denied, mended)]
+    for _ in range(1000):
+        harness.traces.leave(denied, decisions[0], NOW)
+    dropped = len(harness.results)
+    assert dropped in {499, 500}  # one may be on its way already
+    harness.traces.leave(mended, decisions[1], NOW)
+    assert len(harness.results) == dropped
+    harness.fake.go_on.set()
+    assert [call.body["reason"] for call in harness.calls() if call.method == "POST"] == ["WriteDenied", "GlassMended"]
+
+
+DENIED = "managed by Flux (Kustomization flux-system/shop), policy guarded: alice may not"
+
+
+CREATED = (
+    "bears the mark of Flux (Kustomization flux-system/shop), policy guarded: alice may not create it with {}, "
+    "metadata.labels['kustomize.toolkit.fluxcd.io/name'], metadata.labels['kustomize.toolkit.fluxcd.io/namespace']"
+)
+
+
+def test_a_denial_leaves_an_event_on_the_object(harness: Harness) -> None:
+    harness.leave(review(CLOSED, settings({"a": "2"}), user=ALICE))
+    (call,) = harness.calls()
+    assert (call.method, call.path) == ("POST", "/api/v1/namespaces/shop/events")
+    assert (call.body["reason"], call.body["message"]) == ("WriteDenied", f"{DENIED} change data.a")
+    involved = {"apiVersion": "v1", "kind": "ConfigMap", "namespace": "shop", "name": "web", "uid": "7a1c"}
+    assert call.body["involvedObject"] == involved
+
+
+def test_an_event_says_what_was_not_to_be_done(harness: Harness) -> None:
+    harness.leave(
+        review(None, settings({"a": "1"}), user=ALICE),
+        review(None, settings({"b": "1"}, name="", generateName="web-"), user=ALICE),
+        review(CLOSED, None, user=ALICE),
+        review(scale(2), scale(5), user=ALICE, subresource="scale", parent={**web(2), **CLOSED_METADATA}),
+        there=({**web(2), **CLOSED_METADATA},),
+    )
+    calls = harness.calls()
+    assert [call.body["message"].removeprefix(DENIED) for call in calls] == [
+        CREATED.format("data.a"),
+        CREATED.format("data.b"),
+        " delete it",
+        " update deployments/scale with spec.replicas",
+    ]
+    # What is denied at its creation has no uid, whatever the review says.
+    assert [call.body["involvedObject"].get("uid") for call in calls] == [None, None, "7a1c", "7a1c"]
+    assert [call.body["involvedObject"]["name"] for call in calls] == ["web", "web-", "web", "web"]
+    assert [call.body["metadata"]["name"].partition(".")[0] for call in calls] == ["web", "driftwall", "web", "web"]
+    assert calls[3].body["involvedObject"]["kind"] == "Deployment"
+
+
+def test_what_is_like_an_event_of_before_is_counted_in_it(harness: Harness) -> None:
+    denied = [review(CLOSED, settings({key: "2"}), user=ALICE) for key in "abc"]
+    harness.leave(*denied)
+    first, *others = harness.calls()
+    assert first.body["count"] == 1
+    name = first.body["metadata"]["name"]
+    assert [call[:3] for call in others] == [
+        ("PATCH", f"/api/v1/namespaces/shop/events/{name}", "application/merge-patch+json")
+    ] * 2
+    assert [call.body for call in others] == [
+        {"message": f"{DENIED} change data.{fields}", "count": count, "lastTimestamp": "2026-11-22T07:00:00Z"}
+        for fields, count in (("a, data.b", 2), ("a, data.c", 3))
+    ]
+
+
+def test_another_object_user_or_reason_has_an_event_of_its_own(harness: Harness) -> None:
+    other = settings({"a": "2"}, name="other")
+    harness.leave(
+        review(CLOSED, settings({"a": "2"}), user=ALICE),
+        review(CLOSED, settings({"a": "2"}), user=SAM),
+        review(settings({"a": "1"}, name="other"), other, user=ALICE),
+        review(OPEN, CHANGED, user=ALICE),
+    )
+    assert [call.method for call in harness.calls()] == ["POST"] * 4
+
+
+def test_an_event_that_is_gone_is_written_anew_with_its_count(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    denied = review(CLOSED, settings({"a": "2"}), user=ALICE)
+    harness.leave(denied)
+    assert harness.wrote.wait(PATIENCE)
+    harness.fake.status_of = {"PATCH": 404}
+    harness.leave(denied)
+    posted, patched, again = harness.calls()
+    assert [posted.method, patched.method, again.method] == ["POST", "PATCH", "POST"]
+    assert posted.body["metadata"]["name"] != again.body["metadata"]["name"]
+    assert (again.body["count"], again.body["firstTimestamp"]) == (2, posted.body["firstTimestamp"])
+    assert harness.results == [("event", "written")] * 2
+    assert caplog.messages == []
+
+
+def test_an_event_that_could_not_be_written_is_written_with_the_next_like_it(harness: Harness) -> None:
+    denied = review(CLOSED, settings({"a": "2"}), user=ALICE)
+    harness.fake.status = 500
+    harness.leave(denied)
+    wait_for(lambda: harness.results, "the first to fail")
+    harness.fake.status = 201
+    harness.leave(denied)
+    assert [(call.method, call.body["count"]) for call in harness.calls()] == [("POST", 1), ("POST", 2)]
+    assert harness.results == [("event", "failed"), ("event", "written")]
+
+
+def test_an_event_that_is_denied_brings_no_other(harness: Harness) -> None:
+    policy = """
+apiVersion: driftwall.io/v1alpha1
+kind: DriftPolicy
+metadata: {name: all}
+spec: {mode: enforce, match: {scope: All}, protect: {fields: [message]}}
+"""
+    event = {**settings({}, labels={}), "kind": "Event", "message": "x"}
+    decision = Cluster().decide(denied := review(None, event, user=ALICE), snapshot_of(policy))
+    assert not decision.allowed
+    harness.traces.leave(denied, decision, NOW)
+    assert harness.calls() == []
+    assert harness.results == []
+
+
+def test_no_value_of_a_secret_is_in_the_event_of_a_denial(harness: Harness) -> None:
+    old, new = ({**each, "kind": "Secret"} for each in (CLOSED, settings({"a": "Y2FuYXJ5"})))
+    harness.leave(review(old, new, user=ALICE), review(None, new, user=ALICE))
+    calls = harness.calls()
+    assert [call.body["message"] for call in calls] == [f"{DENIED} change data.a", CREATED.format("data.a")]
+    assert "Y2FuYXJ5" not in json.dumps([call.body for call in calls])
 
 
 def test_a_name_that_no_object_has_is_no_error(harness: Harness) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,24 +15,26 @@ from urllib.parse import quote
 import msgspec
 
 from webhook import tags
-from webhook.admission import ObjectRef, Review
-from webhook.breakglass import write_time
+from webhook.admission import Review
+from webhook.cluster import events
 from webhook.cluster.connection import Connection
+from webhook.cluster.events import Event, Told
 from webhook.cluster.objects import path
-from webhook.decision import BreakGlassUse, Decision, drift_of
+from webhook.decision import Decision, drift_of
 from webhook.errors import LookupFailed
 from webhook.subject import place_of
-from webhook.text import cut, escaped
 
-# What waits for a slow API server: minutes of break-glass in a large incident, and a few megabytes.
+# What waits for a slow API server: minutes of break-glass in a large incident, and a few megabytes. Denials leave half
+# of the room to what was let through: anybody can have as many as they like.
 _MAX_WAITING: Final = 1000
+_MAX_DENIALS: Final = _MAX_WAITING // 2
 # One call. Nobody waits for it but the next one.
 _CALL_SECONDS: Final = 5.0
-# Characters of an Event's message, as k8s.io/kubernetes validates it.
-_MAX_MESSAGE: Final = 1024
 # Seconds for what still waits at shutdown.
 _CLOSE_SECONDS: Final = 5.0
-_REASONS: Final = {"set": "GlassBroken", "removed": "GlassMended", "used": "WriteUnderBreakGlass"}
+
+# Of an Event that is to be changed: they live for an hour, or until somebody deletes them.
+_GONE: Final = "HTTP 404"
 
 _log = logging.getLogger(__name__)
 
@@ -53,108 +54,106 @@ class Traces:
     def __init__(self, connection: Connection, *, on_result: Callable[[str, str], None]) -> None:
         self._connection = connection
         self._on_result = on_result
-        self._calls: queue.Queue[_Call | None] = queue.Queue(_MAX_WAITING)
+        self._events = events.Correlator()
+        self._waiting: queue.Queue[_Call | Told | None] = queue.Queue(_MAX_WAITING)
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
         self._thread.start()
 
     def leave(self, review: Review, decision: Decision, now: datetime) -> None:
         """Leave what ``decision`` asks for; nothing for a dry run. Never waits, never raises."""
-        if review.dry_run or not decision.allowed:
+        if review.dry_run:
+            return
+        if not decision.allowed:
+            if self._waiting.qsize() >= _MAX_DENIALS:
+                self._on_result("event", "dropped")
+            elif not events.is_about_events(review):
+                self._put("event", events.of_denial(review, decision, now))
             return
         if decision.break_glass is not None:
-            self._put(_event(review, decision.break_glass, now))
+            self._put("event", events.of_break_glass(review, decision.break_glass, now))
         # Of the object itself the mutating webhook has the labels in hand; of a scale's parent nobody has.
         if decision.tagged and review.subresource and review.operation == "UPDATE":
             try:
-                self._put(_mark(review, decision, now))
+                self._put("mark", _mark(review, decision, now))
             except LookupFailed:  # a name that no object has
                 self._on_result("mark", "failed")
 
     def event(self, body: Mapping[str, Any]) -> None:
         """Leave an Event; one of the same name that is there already counts as this one. Never waits, never raises."""
-        self._put(_event_call(body))
+        self._put("event", _event_call(body))
 
     def close(self) -> None:
         """Write what waits, for a few seconds."""
         try:
-            self._calls.put_nowait(None)
+            self._waiting.put_nowait(None)
         except queue.Full:
             return
         self._thread.join(_CLOSE_SECONDS)
 
-    def _put(self, call: _Call) -> None:
+    def _put(self, kind: str, what: _Call | Told) -> None:
         try:
-            self._calls.put_nowait(call)
+            self._waiting.put_nowait(what)
         except queue.Full:
-            self._on_result(call.kind, "dropped")
+            self._on_result(kind, "dropped")
 
     def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
-            try:
-                answer = self._connection.send(
-                    call.method, call.path, call.body, call.content_type, time.monotonic() + _CALL_SECONDS
-                )
-                there = answer.status == 409 and call.method == "POST"
-                problem = "" if answer.status < 300 or there else f"HTTP {answer.status}"
-            except LookupFailed as error:
-                problem = str(error)
-            except Exception as error:  # noqa: BLE001 - the thread must outlive whatever one call brings
-                problem = type(error).__name__
-            if problem:
-                _log.warning("could not write the %s to %s: %s", call.kind, call.path, problem)
-            self._on_result(call.kind, "failed" if problem else "written")
+        while (what := self._waiting.get()) is not None:
+            if isinstance(what, _Call):
+                self._on_result(what.kind, "failed" if self._call(what) else "written")
+            elif (event := self._events.take(what)) is not None:
+                self._on_result("event", "written" if self._write(event) else "failed")
+            else:
+                self._on_result("event", "limited")
 
+    def _write(self, event: Event) -> bool:
+        """Write an Event, or how it has changed; whether that is done."""
+        if event.written:
+            problem = self._call(_change_call(event), expected=_GONE)
+            if problem != _GONE:
+                return not problem
+            event.rename()
+        event.written = not self._call(_event_call(event.body()))
+        return event.written
 
-def _event(review: Review, use: BreakGlassUse, now: datetime) -> _Call:
-    ref = place_of(review)
-    # The API server takes Events about what has no namespace, a Namespace too, in this one alone.
-    namespace = ref.namespace or "default"
-    message = f"{use.action} by {review.user.username}: {use.reason}"
-    if use.violations:
-        fields = dict.fromkeys(change.path for violation in use.violations for change in violation.fields)
-        what = ", ".join(fields) or review.operation.lower()
-        message = (
-            f"{review.user.username} wrote {what} under break-glass ({use.reason}, by {use.by}), against policy "
-            + ", ".join(violation.name for violation in use.violations)
-        )
-    body = {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": f"{ref.name[:200]}.{secrets.token_hex(8)}", "namespace": namespace},
-        "involvedObject": _involved(review, ref),
-        "reason": _REASONS[use.action],
-        "message": cut(escaped(message), _MAX_MESSAGE),
-        "type": "Warning",
-        "count": 1,
-        "firstTimestamp": write_time(now),
-        "lastTimestamp": write_time(now),
-        "source": {"component": "driftwall"},
-        "reportingComponent": "driftwall.io/webhook",
-        "reportingInstance": "",
-    }
-    return _event_call(body)
+    def _call(self, call: _Call, *, expected: str = "") -> str:
+        """Make a call; gives what is wrong, if anything, and logs that unless it is ``expected``."""
+        try:
+            answer = self._connection.send(
+                call.method, call.path, call.body, call.content_type, time.monotonic() + _CALL_SECONDS
+            )
+            there = answer.status == 409 and call.method == "POST"
+            problem = "" if answer.status < 300 or there else f"HTTP {answer.status}"
+        except LookupFailed as error:
+            problem = str(error)
+        except Exception as error:  # noqa: BLE001 - the thread must outlive whatever one call brings
+            problem = type(error).__name__
+        if problem and problem != expected:
+            _log.warning("could not write the %s to %s: %s", call.kind, call.path, problem)
+        return problem
 
 
 def _event_call(body: Mapping[str, Any]) -> _Call:
-    namespace = str(body["metadata"]["namespace"])
     return _Call(
         kind="event",
         method="POST",
-        path=f"/api/v1/namespaces/{quote(namespace, safe='')}/events",
+        path=_events_path(body["metadata"]["namespace"]),
         body=msgspec.json.encode(body),
         content_type="application/json",
     )
 
 
-def _involved(review: Review, ref: ObjectRef) -> dict[str, str]:
-    obj: dict[str, Any] = review.new or review.old or {}
-    metadata = obj.get("metadata")
-    uid = metadata.get("uid") if isinstance(metadata, dict) else None
-    api_version = f"{ref.group}/{ref.version}" if ref.group else ref.version
-    # A Scale's uid is its parent's; its kind is not.
-    kind = review.kind.kind if not review.subresource or review.subresource == "status" else ""
-    involved = {"apiVersion": api_version, "kind": kind, "namespace": ref.namespace, "name": ref.name, "uid": uid}
-    return {key: value for key, value in involved.items() if isinstance(value, str) and value}
+def _change_call(event: Event) -> _Call:
+    return _Call(
+        kind="event",
+        method="PATCH",
+        path=f"{_events_path(event.namespace)}/{quote(event.name, safe='')}",
+        body=msgspec.json.encode(event.change()),
+        content_type="application/merge-patch+json",
+    )
+
+
+def _events_path(namespace: str) -> str:
+    return f"/api/v1/namespaces/{quote(namespace, safe='')}/events"
 
 
 def _mark(review: Review, decision: Decision, now: datetime) -> _Call:
