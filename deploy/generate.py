@@ -1,4 +1,4 @@
-"""Writes what in deploy/ follows from the policies: ``python -m deploy.generate``, or ``make deploy``.
+"""Writes what in deploy/ follows from other files: ``python -m deploy.generate``, or ``make deploy``.
 
 The policies of policies/ in the mode of each overlay, and the webhook configurations that these need, exactly as
 ``driftwall webhook-config`` prints them. Nothing of that is written a second time by hand.
@@ -113,7 +113,35 @@ def files() -> dict[str, str]:
         made[f"chart/files/policies/{policy['metadata']['name']}.yaml"] = _HEADER + dump(policy)
     for variant in VARIANTS:
         made[f"chart/files/webhooks/{variant.name}.yaml"] = _HEADER + _yaml(webhooks(variant))
+    made |= monitoring()
     return made
+
+
+def monitoring() -> dict[str, str]:
+    """The alerts and the dashboard as objects of a cluster, and as files of the chart."""
+    alerts, dashboard = ((ROOT / "monitoring" / name).read_text() for name in ("alerts.yaml", "dashboard.json"))
+    metadata = {"name": "driftwall", "namespace": SERVICE.namespace, "labels": LABELS}
+    rule = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": metadata,
+        "spec": load_documents(alerts.encode(), "alerts.yaml")[0][0].value,
+    }
+    # The label that the sidecar of Grafana's chart looks for.
+    labels = {**LABELS, "grafana_dashboard": "1"}
+    config_map = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {**metadata, "name": "driftwall-dashboard", "labels": labels},
+        "data": {"driftwall.json": dashboard},
+    }
+    header = "# Made by `make deploy` from {}; not to be edited by hand.\n"
+    return {
+        "monitoring/prometheusrule.yaml": header.format("alerts.yaml") + dump(rule),
+        "monitoring/dashboard.yaml": header.format("dashboard.json") + dump(config_map),
+        "chart/files/monitoring/alerts.yaml": alerts,
+        "chart/files/monitoring/dashboard.json": dashboard,
+    }
 
 
 def _yaml(values: Iterable[Document]) -> str:
@@ -122,7 +150,7 @@ def _yaml(values: Iterable[Document]) -> str:
 
 def main() -> int:
     """Write the files, and remove those of before that are not made any more."""
-    for folder in ("policies", "webhooks"):
+    for folder in ("policies", "webhooks", "monitoring"):
         shutil.rmtree(ROOT / "chart/files" / folder, ignore_errors=True)
     for name, text in files().items():
         path = ROOT / name

@@ -320,7 +320,7 @@ def test_the_emergency_page_begins_with_the_command_that_lets_every_write_throug
 
 
 def test_every_path_on_the_pages_exists() -> None:
-    for page in ("README.md", "EMERGENCY.md"):
+    for page in ("README.md", "EMERGENCY.md", "MONITORING.md"):
         text = (DEPLOY / page).read_text()
         for link in re.findall(r"\]\(([^)#]+)\)", text):
             assert (DEPLOY / link).exists(), link

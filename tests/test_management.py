@@ -5,13 +5,24 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from tests.reviews import snapshot_of
+from tests.serving import POLICY
 from webhook.management import Readiness, create
+from webhook.metrics import Metrics
 
 
-def get(readiness: Readiness, path: str, *, method: str = "GET", accept: str = "*/*") -> tuple[int, str, str]:
+def get(
+    readiness: Readiness,
+    path: str,
+    *,
+    method: str = "GET",
+    accept: str = "*/*",
+    registry: CollectorRegistry | None = None,
+) -> tuple[int, str, str]:
     """Status, content type and body of one request, without a socket."""
-    registry = CollectorRegistry()
-    Gauge("driftwall_policies", "Policies in force.", registry=registry).set(3)
+    if registry is None:
+        registry = CollectorRegistry()
+        Gauge("driftwall_policies", "Policies in force.", registry=registry).set(3)
     messages: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -56,7 +67,29 @@ def test_metrics_come_in_the_format_that_is_asked_for() -> None:
     assert body.endswith("# EOF\n")
 
 
+def test_the_page_says_how_it_is_and_runs_nothing() -> None:
+    metrics = Metrics("1.2.3")
+    metrics.policies_in_force(snapshot_of(POLICY), 1_700_000_000)
+    metrics.certificate_served(not_before=1_700_000_000, not_after=1_800_000_000)
+    metrics.error(500)
+    readiness = Readiness(policies="<script>alert(1)</script>")
+    status, content_type, page = get(readiness, "/", registry=metrics.registry)
+    assert (status, content_type) == (200, "text/html; charset=utf-8")
+    for part in (
+        "<h1>driftwall 1.2.3</h1>",
+        "<p>Not ready:\n<ul><li>policies: &lt;script&gt;alert(1)&lt;/script&gt;</ul>",
+        "<tr><td>replicas<td>enforce<td>medium",
+        "<tr><td>no verdict, HTTP: 500<td>1\n",
+        "<tr><td>reviews: deny<td>0\n",
+        "Policies loaded: 2023-11-14 22:13:20 UTC. Certificate valid until: 2027-01-15 08:00:00 UTC.",
+    ):
+        assert part in page
+    readiness.clear("policies")
+    assert "<p>Ready.\n<ul></ul>" in get(readiness, "/", registry=metrics.registry)[2]
+    assert "Policies loaded: never." in get(readiness, "/", registry=Metrics("1.2.3").registry)[2]
+
+
 def test_nothing_else_is_there() -> None:
-    for path in ("/", "/docs", "/redoc", "/openapi.json", "/validate"):
+    for path in ("/docs", "/redoc", "/openapi.json", "/validate"):
         assert get(Readiness(), path)[0] == 404
     assert get(Readiness(), "/readyz", method="POST")[0] == 405

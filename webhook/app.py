@@ -137,6 +137,7 @@ class _Replica:
         self._loop = asyncio.get_running_loop()
         self._metrics = parts.metrics
         self._readiness = Readiness(certificate="not loaded yet", policies="not loaded yet", listener="not started yet")
+        self._metrics.ready.set_function(self._readiness.ready.is_set)
         self._resources = Resources(parts.connection)
         self._election = self._candidate()
         self._front = self._made_front()

@@ -1,6 +1,7 @@
-"""The management application: ``/livez``, ``/readyz`` and ``/metrics``, on a port of its own and without TLS.
+"""The management application: ``/livez``, ``/readyz``, ``/metrics`` and a page, on a port of its own and without TLS.
 
-It shows nothing of objects, and of policies only what does not load, so kubelet and Prometheus need no credentials.
+It shows nothing of objects and writers, and of policies only names, modes and what does not load, so kubelet and
+Prometheus need no credentials.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from webhook import status_page
 from webhook.readiness import Readiness
 
 __all__ = ["Readiness", "create"]
@@ -29,6 +31,11 @@ def create(
     ``refresh`` is awaited before ``registry`` is read.
     """
     app = FastAPI(title="driftwall", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/")
+    async def status() -> HTMLResponse:
+        await refresh()
+        return HTMLResponse(status_page.render(readiness, registry))
 
     @app.get("/livez")
     async def livez() -> PlainTextResponse:

@@ -165,6 +165,9 @@ class Metrics:
             ("result",),
             registry=registry,
         )
+        self.ready = Gauge(
+            "driftwall_ready", "1 while reviews should be sent here, as /readyz says.", registry=registry
+        )
         self.leader = Gauge(
             "driftwall_leader", "1 on the replica that renews the certificates of all, else 0.", registry=registry
         )

@@ -32,6 +32,7 @@ OF_THE_REPLICA: Final = frozenset(
         "driftwall_certificate_not_before_timestamp_seconds",
         "driftwall_certificate_not_after_timestamp_seconds",
         "driftwall_leader",
+        "driftwall_ready",
         "driftwall_workers_ready",
     }
 )
