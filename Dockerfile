@@ -9,11 +9,13 @@ FROM ${PYTHON_IMAGE} AS build
 WORKDIR /build
 ENV PIP_CONFIG_FILE=/run/secrets/pip.conf PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 RUN python3 -m venv --without-pip /opt/driftwall && python3 -m venv --without-pip /opt/tools
-COPY requirements.txt requirements-build.txt ./
+COPY requirements.txt requirements-otel.txt requirements-build.txt ./
+# requirements-otel.txt: with what sends OpenTelemetry traces.
+ARG REQUIREMENTS=requirements.txt
 # Wheels alone, each checked against the lock. Whoever has an index or a CA of their own hands in a pip.conf and a ca.pem
 # as build secrets: they are in no layer.
 RUN --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.pem \
-    python3 -m pip --python /opt/driftwall/bin/python3 install --require-hashes --only-binary :all: -r requirements.txt && \
+    python3 -m pip --python /opt/driftwall/bin/python3 install --require-hashes --only-binary :all: -r "${REQUIREMENTS}" && \
     python3 -m pip --python /opt/tools/bin/python3 install --require-hashes --only-binary :all: -r requirements-build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY webhook webhook

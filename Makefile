@@ -71,7 +71,9 @@ deploy: $(RUNTIME) ## write what in deploy/ follows from policies/
 lock: $(DEV) ## write the lock files after a change of pyproject.toml; UPGRADE=1 takes the newest releases
 	$(LOCK) pyproject.toml -o requirements.txt
 	$(LOCK) --group build -c requirements.txt -o requirements-build.txt
-	$(LOCK) pyproject.toml --group dev -c requirements.txt -c requirements-build.txt -o requirements-dev.txt
+	$(LOCK) pyproject.toml --extra otel -c requirements.txt -o requirements-otel.txt
+	$(LOCK) pyproject.toml --extra otel --group dev -c requirements-otel.txt -c requirements-build.txt \
+		-o requirements-dev.txt
 	@if grep -nE '://|^ *-[^-]' requirements*.txt; then \
 		echo "A lock file names an index or a path (above): it must hold for everybody." >&2; exit 1; fi
 

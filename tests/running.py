@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tests.serving import PATIENCE, Certificates, Client, environment
@@ -26,11 +26,13 @@ def command(made: Certificates, *extra: str) -> list[str]:
 class Process:
     """A real ``driftwall serve`` that is ready, or has said ``until``."""
 
-    def __init__(self, made: Certificates, *extra: str, until: str = "ready") -> None:
+    def __init__(
+        self, made: Certificates, *extra: str, until: str = "ready", variables: Mapping[str, str] | None = None
+    ) -> None:
         self.decisions = made.ca_file.parent / "decisions.jsonl"
         with self.decisions.open("wb") as out:
             self.process = subprocess.Popen(
-                command(made, *extra), stdout=out, stderr=subprocess.PIPE, text=True, env=environment()
+                command(made, *extra), stdout=out, stderr=subprocess.PIPE, text=True, env=environment(**variables or {})
             )
         self.messages: list[dict[str, Any]] = []
         addresses = self.message(until)
@@ -62,8 +64,10 @@ class Process:
 
 
 @contextlib.contextmanager
-def started(made: Certificates, *extra: str, until: str = "ready") -> Iterator[Process]:
-    running = Process(made, *extra, until=until)
+def started(
+    made: Certificates, *extra: str, until: str = "ready", variables: Mapping[str, str] | None = None
+) -> Iterator[Process]:
+    running = Process(made, *extra, until=until, variables=variables)
     try:
         yield running
     finally:

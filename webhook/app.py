@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import signal
 import socket
@@ -32,7 +33,7 @@ from webhook.lines import LineWriter, Stream, Turns, turns_file
 from webhook.metrics import Metrics
 from webhook.periodic import Periodic
 from webhook.readiness import FromThreads, Readiness, call_from_thread
-from webhook.reviewing import LOG_SECONDS, Alone, Reviewing, log_file, policy_source
+from webhook.reviewing import LOG_SECONDS, Alone, Reviewing, log_file, policy_source, wants_tracing
 from webhook.rotation import Terms
 from webhook.servers import Application, Server, bound, limit_files, listen
 from webhook.settings import Settings
@@ -100,6 +101,7 @@ def run(config: Settings) -> int:
             _log.warning("offline, so writes that need a look-up will fail: %s", connection.reason)
         policy_source(config, connection, lambda: False)  # for what it raises
         _check_log_file(config)
+        wants_tracing(config, os.environ)
         parts = _Parts(
             config=config,
             connection=connection,

@@ -112,7 +112,7 @@ class Metrics:
             registry=registry,
         )
         self._traces = Counter(
-            "driftwall_traces_total",
+            "driftwall_cluster_writes_total",
             "Events and marks that decisions ask for in the cluster, by kind and result: written, failed, limited "
             "(there were too many Events) or dropped (too many wait).",
             ("kind", "result"),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from webhook import budget, pki
+from webhook import budget, pki, settings
 from webhook.audit import DecisionLog
 from webhook.cluster import own_pod
 from webhook.cluster.connection import ApiServer, Offline
@@ -19,6 +20,7 @@ from webhook.cluster.objects import ObjectReader
 from webhook.cluster.policies import ClusterPolicies, required
 from webhook.cluster.traces import Traces
 from webhook.decision import decide
+from webhook.errors import SettingsError
 from webhook.lines import LineWriter, Output, Stream, Turns
 from webhook.log_file import LogFile
 from webhook.metrics import Metrics
@@ -28,10 +30,13 @@ from webhook.policy_files import PolicyFiles
 from webhook.policy_source import Source
 from webhook.policy_store import PolicyStore
 from webhook.readiness import Readiness
-from webhook.server import ReviewServer
-from webhook.servers import Server
+from webhook.server import Objects, ReviewServer
+from webhook.servers import Application, Server
 from webhook.settings import Settings
 from webhook.tls import Material, Swappable
+
+if TYPE_CHECKING:
+    from webhook.tracing import Tracing
 
 # Seconds that the last lines of a log may take at shutdown: a reader that is there needs milliseconds.
 LOG_SECONDS: Final = 2.0
@@ -66,18 +71,25 @@ class Reviewing:
         self.policies = PolicyStore(
             source, metrics=metrics, health=readiness, on_problems=own_pod.teller(self._traces, os.environ)
         )
-        self.application = ReviewServer(
+        self._tracing = _tracing(config)
+        objects: Objects = self._objects
+        log = DecisionLog(*self._decisions)
+        if self._tracing is not None:
+            objects = self._tracing.of_objects(objects)
+            log = self._tracing.of_log(log)
+        server = ReviewServer(
             policies=self.policies,
             decide=decide,
             mutate=mutate,
-            objects=self._objects,
+            objects=objects,
             metrics=metrics,
-            log=DecisionLog(*self._decisions),
+            log=log,
             traces=self._traces,
             # With several, the first one decides nothing and takes its part all the same.
             budget=budget.Budget(budget.for_reviews(config.workers + (config.workers > 1))),
         )
-        metrics.in_flight(lambda: self.application.in_flight)
+        metrics.in_flight(lambda: server.in_flight)
+        self.application: Application = self._tracing.of_calls(server) if self._tracing is not None else server
 
     def close(self) -> None:
         """Write what waits, for a few seconds."""
@@ -85,6 +97,8 @@ class Reviewing:
         self._traces.close()
         for lines in self._decisions:
             lines.close(LOG_SECONDS)
+        if self._tracing is not None:
+            self._tracing.close(LOG_SECONDS)
 
 
 class Alone:
@@ -153,6 +167,37 @@ def log_file(config: Settings) -> LogFile | None:
         return None
     size, files = config.decision_log_max_size * 2**20, config.decision_log_max_files
     return LogFile(config.decision_log, max_bytes=size, max_files=files)
+
+
+def _tracing(config: Settings) -> Tracing | None:
+    if not wants_tracing(config, os.environ):
+        return None
+    from webhook.tracing import Tracing  # noqa: PLC0415 - what it imports is an extra
+
+    return Tracing(config.otlp_endpoint, settings.version())
+
+
+def wants_tracing(config: Settings, environ: Mapping[str, str]) -> bool:
+    """Whether traces are to be sent: where somebody says where to, by our flag or as OpenTelemetry has it.
+
+    Raises:
+        SettingsError: by our flag, and OpenTelemetry is not installed.
+    """
+    variables = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    if config.otlp_endpoint is None and not any(environ.get(name) for name in variables):
+        return False
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none":
+        return False
+    try:
+        there = importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        there = False
+    if not there and config.otlp_endpoint is not None:
+        raise SettingsError(f"{settings.OTLP_ENDPOINT.flag} needs OpenTelemetry; pip install 'driftwall[otel]'")
+    if not there:
+        # An operator may set it for every pod of a cluster.
+        _log.warning("no traces are sent: OpenTelemetry is not installed; pip install 'driftwall[otel]'")
+    return there
 
 
 def policy_source(config: Settings, connection: ApiServer | Offline, leads: Callable[[], bool]) -> Source:

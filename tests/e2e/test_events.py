@@ -123,7 +123,7 @@ def test_an_event_that_somebody_deletes_comes_back_with_the_next_denial(
 
 
 def test_none_of_it_went_wrong(server: Driftwall) -> None:
-    lost = [line for line in server.metrics().splitlines() if line.startswith("driftwall_traces_total")]
+    lost = [line for line in server.metrics().splitlines() if line.startswith("driftwall_cluster_writes_total")]
     counted = {line.split(" ")[0]: float(line.split(" ")[1]) for line in lost}
-    assert counted['driftwall_traces_total{kind="event",result="failed"}'] == 0
-    assert counted['driftwall_traces_total{kind="event",result="dropped"}'] == 0
+    assert counted['driftwall_cluster_writes_total{kind="event",result="failed"}'] == 0
+    assert counted['driftwall_cluster_writes_total{kind="event",result="dropped"}'] == 0
