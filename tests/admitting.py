@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from tests.patches import applied
-from tests.reviews import NOW, Cluster, Json, person
+from tests.reviews import NOW, Cluster, Json, person, plain
 from webhook.admission import ObjectRef, Review
 from webhook.decision import Decision, LookupNeeded, decide
 from webhook.mutation import Mutation, mutate
@@ -65,11 +65,11 @@ def admit(
         patch = mutated(written, snapshot, cluster, now).patch
         if patch:
             assert written.new is not None
-            written = written.with_new(applied(patch, written.new))
+            written = written.with_new(applied(patch, plain(written.new)))
         assert mutated(written, snapshot, cluster, now).patch == ()
     decision = looked_up(decide, written, snapshot, cluster, max(now, late), asked)
     stored = written.new if decision.allowed else written.old
-    return Admitted(decision=decision, patch=patch, stored=stored or {}, asked=asked)
+    return Admitted(decision=decision, patch=patch, stored=plain(stored), asked=asked)
 
 
 def mutated(written: Review, snapshot: Snapshot, cluster: Cluster, now: datetime = NOW) -> Mutation:

@@ -95,6 +95,11 @@ def review(
     return parse(json.dumps(body).encode())
 
 
+def plain(obj: Mapping[str, Any] | None) -> Json:
+    """An object of a review as a dict of its own; empty for none."""
+    return {key: plain(value) if isinstance(value, Mapping) else value for key, value in (obj or {}).items()}
+
+
 class Cluster:
     """The objects that are there, as the API server would give them."""
 

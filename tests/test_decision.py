@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests import shapes
-from tests.reviews import ALICE, FLUX, FLUX_LABELS, Cluster, Json, person, review, service_account, snapshot_of
+from tests.reviews import ALICE, FLUX, FLUX_LABELS, Cluster, Json, person, plain, review, service_account, snapshot_of
 from webhook.admission import parse
 from webhook.decision import Decision, FieldChange
 from webhook.errors import LookupFailed, MalformedReview
@@ -279,8 +279,8 @@ def test_a_field_manager_is_no_identity() -> None:
                     "namespace": "shop",
                     "operation": "UPDATE",
                     "userInfo": ALICE,
-                    "object": written.new,
-                    "oldObject": written.old,
+                    "object": plain(written.new),
+                    "oldObject": plain(written.old),
                     "options": {"fieldManager": "kustomize-controller", "kind": "UpdateOptions"},
                 },
             }

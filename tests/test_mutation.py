@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator
 from datetime import timedelta
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.admitting import BY, DRIFT, EXPIRES, LABEL, REASON, SAM, admit, looked_up, mutated
 from tests.patches import applied
-from tests.reviews import ALICE, FLUX, FLUX_LABELS, NOW, RECORDINGS, Cluster, Json, person, review, snapshot_of
+from tests.reviews import ALICE, FLUX, FLUX_LABELS, NOW, RECORDINGS, Cluster, Json, person, plain, review, snapshot_of
 from webhook import tags
 from webhook.admission import Review, parse
 from webhook.decision import Decision, decide
@@ -244,25 +243,25 @@ def besides(decision: Decision) -> set[str]:
 def assert_sound(written: Review, snapshot: Snapshot, cluster: Cluster) -> Mutation:
     """The patch applies, is complete, and leads to the same verdict; what it writes violates nothing."""
     mutation = mutated(written, snapshot, cluster)
-    plain = verdict(written, snapshot, cluster)
-    assert not (mutation.denied and (plain.allowed or mutation.patch))
+    unmutated = verdict(written, snapshot, cluster)
+    assert not (mutation.denied and (unmutated.allowed or mutation.patch))
     if not mutation.patch:
         return mutation
     assert not unpatched(written)
     assert written.new is not None
-    before = copy.deepcopy(written.new)
-    patched = written.with_new(applied(mutation.patch, written.new))
-    assert written.new == before
+    before = plain(written.new)
+    patched = written.with_new(applied(mutation.patch, before))
+    assert plain(written.new) == before
     assert mutated(patched, snapshot, cluster).patch == ()
     after = verdict(patched, snapshot, cluster)
     assert after.allowed
     # What a person does to them in mode warn is still that person's.
-    assert touched_by(after) & OURS <= touched_by(plain)
+    assert touched_by(after) & OURS <= touched_by(unmutated)
     if after.mode == "tag":
         assert touched_by(after).isdisjoint(OURS)
-    if plain.allowed:
-        assert besides(after) == besides(plain)
-        assert after.mode in {plain.mode, None}
+    if unmutated.allowed:
+        assert besides(after) == besides(unmutated)
+        assert after.mode in {unmutated.mode, None}
     return mutation
 
 

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from webhook import meta
 from webhook.errors import MalformedReview
+from webhook.lazyjson import NESTED, LazyObject
 
 API_VERSION = "admission.k8s.io/v1"
 KIND = "AdmissionReview"
@@ -67,9 +69,6 @@ def qualified_resource(group: str, resource: str) -> str:
     return f"{resource}.{group}" if group else resource
 
 
-_NULL = msgspec.Raw(b"null")
-
-
 class _Request(msgspec.Struct, frozen=True, kw_only=True):
     uid: str
     kind: GroupVersionKind
@@ -79,34 +78,51 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True):
     sub_resource: str = msgspec.field(name="subResource", default="")
     name: str = ""
     namespace: str = ""
-    object: msgspec.Raw = _NULL
-    old_object: msgspec.Raw = msgspec.field(name="oldObject", default=_NULL)
+    object: dict[str, msgspec.Raw] | None = None
+    old_object: dict[str, msgspec.Raw] | None = msgspec.field(name="oldObject", default=None)
     dry_run: bool | None = msgspec.field(name="dryRun", default=None)
 
 
 class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
     api_version: str = msgspec.field(name="apiVersion", default="")
     kind: str = ""
+    request: _Request | None = None
+
+
+_NULL = msgspec.Raw(b"null")
+
+
+class _Objects(msgspec.Struct, frozen=True, kw_only=True):
+    object: msgspec.Raw = _NULL
+    old_object: msgspec.Raw = msgspec.field(name="oldObject", default=_NULL)
+
+
+class _Opaque(msgspec.Struct, frozen=True, kw_only=True):
+    api_version: str = msgspec.field(name="apiVersion", default="")
+    kind: str = ""
     request: msgspec.Raw = _NULL
 
 
 _envelope = msgspec.json.Decoder(_Envelope)
-_request = msgspec.json.Decoder(_Request)
+_encode = msgspec.json.Encoder().encode
 
 OPERATIONS = frozenset({"CREATE", "UPDATE", "DELETE", "CONNECT"})
-_NESTED = "the AdmissionReview is nested more deeply than driftwall reads (about 900 levels)"
+_OBJECT, _OLD_OBJECT = "request.object", "request.oldObject"
 
 
 class Review:
-    """One request of the API server. ``old`` and ``new`` are decoded when first asked for."""
+    """One request of the API server.
+
+    ``new`` is the object as it would be stored, or None (DELETE, CONNECT without options), ``old`` the object as it is
+    stored, or None (CREATE, CONNECT). Both are decoded as far as they are looked at.
+    """
 
     def __init__(self, request: _Request) -> None:
-        self._request = request
         self.uid = request.uid
         self.kind = request.kind
         self.resource = request.resource
         self.subresource = request.sub_resource
-        if (request.resource.group, request.resource.resource) == ("", "bindings"):
+        if request.resource.resource == "bindings" and not request.resource.group:
             # The older way to bind a pod: the same object, sent to a resource of its own.
             self.resource = GroupVersionResource(version=request.resource.version, resource="pods")
             self.subresource = "binding"
@@ -114,55 +130,31 @@ class Review:
         self.operation = request.operation
         self.user = request.user_info
         self.dry_run = bool(request.dry_run)
-
-    @cached_property
-    def new(self) -> dict[str, Any] | None:
-        """The object as it would be stored, or None (DELETE, CONNECT without options)."""
-        return _object(self._request.object, "object")
-
-    @cached_property
-    def old(self) -> dict[str, Any] | None:
-        """The object as it is stored, or None (CREATE, CONNECT)."""
-        return _object(self._request.old_object, "oldObject")
+        new, old = request.object, request.old_object
+        self.new: Mapping[str, Any] | None = None if new is None else LazyObject(new, _OBJECT)
+        self.old: Mapping[str, Any] | None = None if old is None else LazyObject(old, _OLD_OBJECT)
+        self._name = request.name
 
     @cached_property
     def name(self) -> str:
         """The object's name. A deletecollection names it in oldObject alone; a generateName may have none yet."""
-        if self._request.name:
-            return self._request.name
+        if self._name:
+            return self._name
         for candidate in (self.new, self.old):
-            metadata = (candidate or {}).get("metadata")
-            if isinstance(metadata, dict) and isinstance(name := metadata.get("name"), str) and name:
+            if isinstance(name := meta.metadata_of(candidate).get("name"), str) and name:
                 return name
         return ""
 
-    def with_new(self, new: dict[str, Any]) -> Review:
+    def with_new(self, new: Mapping[str, Any]) -> Review:
         """The same request for another new object."""
         other = copy.copy(self)
-        other.__dict__["new"] = new
+        other.new = new
         return other
 
     @property
     def qualified_resource(self) -> str:
         """The resource without its subresource: ``deployments.apps``."""
         return qualified_resource(self.resource.group, self.resource.resource)
-
-
-def _object(raw: msgspec.Raw, key: str) -> dict[str, Any] | None:
-    try:
-        value = msgspec.json.decode(raw)
-    except msgspec.DecodeError as error:
-        raise MalformedReview(f"request.{key} is not valid JSON: {error}") from None
-    except RecursionError:
-        raise MalformedReview(_NESTED, 413) from None
-    if value is None or isinstance(value, dict):
-        return value
-    raise MalformedReview(f"request.{key} must be a JSON object, not {_json_type(value)}")
-
-
-def _json_type(value: object) -> str:
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}
-    return names.get(type(value), "null")
 
 
 def parse(body: bytes) -> Review:
@@ -173,43 +165,58 @@ def parse(body: bytes) -> Review:
     """
     try:
         envelope = _envelope.decode(body)
-        if envelope.kind != KIND or envelope.api_version != API_VERSION:
-            what = f"{envelope.api_version or 'no apiVersion'}, {envelope.kind or 'no kind'}"
-            raise MalformedReview(f"the body must be an {KIND} of {API_VERSION}, but is: {what[:100]}")
-        if envelope.request == _NULL:
-            raise MalformedReview("the AdmissionReview has no request")
-        request = _request.decode(envelope.request)
     except msgspec.ValidationError as error:
-        raise MalformedReview(f"the body is no AdmissionReview: {error}") from None
+        raise _misshapen(body, error) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MalformedReview(f"the body is not valid JSON: {error}") from None
     except RecursionError:
-        raise MalformedReview(_NESTED, 413) from None
-    for key, value in (
-        ("uid", request.uid),
-        ("resource.resource", request.resource.resource),
-        ("kind.kind", request.kind.kind),
-    ):
-        if not value:
-            raise MalformedReview(f"request.{key} is empty")
+        raise MalformedReview(NESTED, 413) from None
+    _require_kind(envelope)
+    request = envelope.request
+    if request is None:
+        raise MalformedReview(_NO_REQUEST)
+    if not (request.uid and request.resource.resource and request.kind.kind):
+        missing = "uid" if not request.uid else "kind.kind" if request.resource.resource else "resource.resource"
+        raise MalformedReview(f"request.{missing} is empty")
     if request.operation not in OPERATIONS:
         raise MalformedReview(
             f"request.operation {request.operation[:40]!r} is none of {', '.join(sorted(OPERATIONS))}"
         )
     if not request.user_info.username:
         raise MalformedReview("request.userInfo.username is empty")
-    review = Review(request)
-    _require_objects(review, request)
-    return review
-
-
-def _require_objects(review: Review, request: _Request) -> None:
     # Without the object there is nothing to compare, and "no difference" would be an allow.
-    needed = {"CREATE": ("object",), "UPDATE": ("object", "oldObject"), "DELETE": ("oldObject",)}
-    raws = {"object": request.object, "oldObject": request.old_object}
-    for key in needed.get(review.operation, ()):
-        if raws[key] == _NULL:
-            raise MalformedReview(f"a review of {review.operation} must bring request.{key}")
+    if request.object is None and request.operation in ("CREATE", "UPDATE"):
+        raise MalformedReview(f"a review of {request.operation} must bring {_OBJECT}")
+    if request.old_object is None and request.operation in ("UPDATE", "DELETE"):
+        raise MalformedReview(f"a review of {request.operation} must bring {_OLD_OBJECT}")
+    return Review(request)
+
+
+_NO_REQUEST = "the AdmissionReview has no request"
+
+
+def _require_kind(envelope: _Envelope | _Opaque) -> None:
+    if envelope.kind != KIND or envelope.api_version != API_VERSION:
+        what = f"{envelope.api_version or 'no apiVersion'}, {envelope.kind or 'no kind'}"
+        raise MalformedReview(f"the body must be an {KIND} of {API_VERSION}, but is: {what[:100]}")
+
+
+def _misshapen(body: bytes, error: msgspec.ValidationError) -> MalformedReview:
+    """Which part of the body has not the type that it must have."""
+    try:
+        envelope = msgspec.json.decode(body, type=_Opaque)
+        _require_kind(envelope)
+        if envelope.request == _NULL:
+            return MalformedReview(_NO_REQUEST)
+        objects = msgspec.json.decode(envelope.request, type=_Objects)
+        LazyObject.of(objects.object, _OBJECT)
+        LazyObject.of(objects.old_object, _OLD_OBJECT)
+        msgspec.json.decode(envelope.request, type=_Request)
+    except MalformedReview as found:
+        return found
+    except msgspec.ValidationError as found:
+        error = found
+    return MalformedReview(f"the body is no AdmissionReview: {error}")
 
 
 def respond(
@@ -225,6 +232,8 @@ def respond(
 
     ``patch`` is a JSONPatch (RFC 6902) of the new object.
     """
+    if allowed and not (warnings or audit_annotations or patch):
+        return _encode(review.uid).join(_ALLOWED)
     response: dict[str, Any] = {"uid": review.uid, "allowed": allowed}
     if not allowed:
         response["status"] = {"code": 403, "reason": "Forbidden", "message": message}
@@ -234,5 +243,9 @@ def respond(
         response["auditAnnotations"] = audit_annotations
     if patch:
         response["patchType"] = "JSONPatch"
-        response["patch"] = b64encode(msgspec.json.encode(patch)).decode()
-    return msgspec.json.encode({"apiVersion": API_VERSION, "kind": KIND, "response": response})
+        response["patch"] = b64encode(_encode(patch)).decode()
+    return _encode({"apiVersion": API_VERSION, "kind": KIND, "response": response})
+
+
+# Most answers are this one; the uid goes between.
+_ALLOWED = _encode({"apiVersion": API_VERSION, "kind": KIND, "response": {"uid": "", "allowed": True}}).split(b'""')

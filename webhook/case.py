@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
+
+import msgspec
 
 from webhook import meta
 from webhook.admission import ObjectRef, Review, UserInfo
@@ -13,8 +14,7 @@ from webhook.subject import Objects, Subject, subject_of, with_owners
 from webhook.tools import Claim, ManagedBy, claims
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
+class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What every step of one decision is about."""
 
     review: Review
@@ -29,8 +29,7 @@ class Context:
         return self.review.user
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class Case(msgspec.Struct, frozen=True, kw_only=True):
     """An object, who manages it, and the policies that are about it and do not trust the writer.
 
     ``owner`` is the managed object that owns it, where it is not managed itself.
@@ -108,7 +107,7 @@ def with_owner(candidate: Candidate, owner: ObjectRef | None) -> Candidate:
     """``candidate``, about all of a child whose owner it names, whatever else it names."""
     if candidate.whole or owner is None or not candidate.policy.match.names(owner.group, owner.resource, ""):
         return candidate
-    return replace(candidate, whole=candidate.policy.children)
+    return msgspec.structs.replace(candidate, whole=candidate.policy.children)
 
 
 def _selects_labels(policy: Policy, subject: Subject) -> bool:

@@ -7,9 +7,10 @@ It is pure: no clock, no network, no log. What it must know of other objects it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
+
+import msgspec
 
 from webhook import breakglass, guard, meta, own_objects, tags
 from webhook.admission import ObjectRef, Review
@@ -35,16 +36,14 @@ _GLASS: Final = PathSet.of(*(f"metadata.annotations['{key}']" for key in breakgl
 _GLASS_AND_TAGS: Final = _GLASS | PathSet.of(*tags.PATHS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FieldChange:
+class FieldChange(msgspec.Struct, frozen=True, kw_only=True):
     """A protected field that changed. ``change`` is added, removed or changed."""
 
     path: str
     change: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Violation:
+class Violation(msgspec.Struct, frozen=True, kw_only=True):
     """A policy that a write violates; ``fields`` is empty for a deletion, or for reaching into a pod."""
 
     name: str
@@ -53,8 +52,7 @@ class Violation:
     fields: tuple[FieldChange, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BreakGlassUse:
+class BreakGlassUse(msgspec.Struct, frozen=True, kw_only=True):
     """A glass that was broken (``action`` is set or removed), or under which a write passed (``used``).
 
     ``on`` is the object or the Namespace that is open; ``violations`` are what the write would have been denied for.
@@ -70,8 +68,7 @@ class BreakGlassUse:
     longest: timedelta | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict, and all that log, metrics and the person at the keyboard are told of it.
 
     ``drifted`` are the fields that the object's mark tells of already.
@@ -87,7 +84,7 @@ class Decision:
     break_glass: BreakGlassUse | None = None
     message: str = ""
     warnings: tuple[str, ...] = ()
-    audit_annotations: dict[str, str] = field(default_factory=dict)
+    audit_annotations: dict[str, str] = msgspec.field(default_factory=dict)
     indirect: bool = False
     drifted: tuple[str, ...] = ()
 
@@ -162,7 +159,7 @@ def decide(review: Review, snapshot: Snapshot, objects: Objects, now: datetime) 
         indirect = _weigh(context, target, candidates_of(context, ref.resource, ref.group, "scale"))
         silent = decision.mode is None and decision.break_glass is None
         if not indirect.allowed or (silent and (indirect.mode is not None or indirect.break_glass is not None)):
-            return replace(indirect, indirect=True)
+            return msgspec.structs.replace(indirect, indirect=True)
     return decision
 
 
@@ -228,13 +225,13 @@ def _conclude(context: Context, case: Case, glass: GlassWork | None, settled: Pa
     if used is not None:
         use = _use("used", used[0], used[1], opened)
         if glass is not None:
-            use = replace(use, longest=glass.longest)
+            use = msgspec.structs.replace(use, longest=glass.longest)
     elif glass is not None:
         action = "removed" if glass.wish.reason is None else "set"
         reason = str(glass.wish.reason or meta.annotations_of(case.subject.old).get(breakglass.REASON) or "")
         expires = breakglass.read_time(meta.annotations_of(case.subject.new).get(breakglass.EXPIRES))
         made = Opening(by=context.user.username, reason=reason, expires=expires)
-        use = replace(_use(action, made, str(case.subject.ref), ()), longest=glass.longest)
+        use = msgspec.structs.replace(_use(action, made, str(case.subject.ref), ()), longest=glass.longest)
     return _verdict(context, case, closed, use)
 
 
@@ -246,7 +243,7 @@ def _with_refusal(context: Context, case: Case, judged: Sequence[Judged], findin
     mine = next((each for each in judged if each.policy is guardian), Judged(policy=guardian, findings=()))
     findings = sorted((*mine.findings, finding), key=path_of)
     told = [each for each in judged if each.policy is not guardian]
-    return sorted([*told, replace(mine, findings=tuple(findings))], key=lambda each: each.policy.name)
+    return sorted([*told, msgspec.structs.replace(mine, findings=tuple(findings))], key=lambda each: each.policy.name)
 
 
 def _use(action: str, opening: Opening, on: str, opened: Iterable[Judged]) -> BreakGlassUse:

@@ -7,13 +7,15 @@ Maps are compared field by field, keyed lists by key, sets as sets, atomic lists
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, zip_longest
 from typing import Any, Final, Protocol, TypeAlias
 
+import msgspec
+
 from webhook.fieldpath import Element, Index, Item, Member, Path, format_path
-from webhook.listkeys import ATOMIC, KEY_DEFAULTS, SET, Schema
+from webhook.lazyjson import LazyObject
+from webhook.listkeys import ATOMIC, KEY_DEFAULTS, SET, ListType, Schema
 
 
 class _Absent:
@@ -32,29 +34,48 @@ _Known: TypeAlias = dict[tuple[int, int], bool]
 
 #: Changes that one diff tells of. A person's edit has a few; more of them are told as changes of what holds them.
 MAX_CHANGES: Final = 1000
+#: Levels of which each compares all below it, at C speed: a CronJob's environment variable is 12 deep. Further down,
+#: what is equal is remembered instead, so that a hostile object of hundreds of levels is not read as many times.
+QUICK_LEVELS: Final = 16
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Change:
     """One place that differs. ``old`` or ``new`` is ABSENT where the place was added or removed."""
 
-    old: Any
-    new: Any
-    schema: Schema
-    # A path is made when it is asked for: a hostile object has a hundred thousand places, hundreds of levels deep.
-    _above: Change | None = field(repr=False)
-    _element: Element = field(repr=False)
-    _known: _Known = field(repr=False)
+    __slots__ = ("_above", "_element", "_known", "_level", "_path", "_text", "new", "old", "schema")
+
+    def __init__(
+        self, old: Any, new: Any, schema: Schema, above: Change | None, element: Element, known: _Known
+    ) -> None:
+        self.old = old
+        self.new = new
+        self.schema = schema
+        # A path is made when it is asked for: a hostile object has a hundred thousand places, hundreds of levels deep.
+        self._above = above
+        self._element = element
+        self._known = known
+        self._level: int = 0 if above is None else above._level + 1
+        self._path: Path | None = None
+        self._text: str | None = None
 
     @property
     def path(self) -> Path:
         """Where it is; empty for the object itself."""
-        elements: list[Element] = []
-        change = self
-        while change._above is not None:
-            elements.append(change._element)
-            change = change._above
-        return tuple(reversed(elements))
+        if self._path is None:
+            elements: list[Element] = []
+            change = self
+            while change._above is not None:
+                elements.append(change._element)
+                change = change._above
+            self._path = tuple(reversed(elements))
+        return self._path
+
+    @property
+    def text(self) -> str:
+        """The path as text."""
+        if self._text is None:
+            self._text = format_path(self.path)
+        return self._text
 
     @property
     def operation(self) -> str:
@@ -69,47 +90,53 @@ class Change:
             yield from self._fields(_dict(self.old), _dict(self.new))
         if isinstance(self.old, list) or isinstance(self.new, list):
             old, new = _list(self.old), _list(self.new)
-            places = _places(old, new, self.schema)
-            yield from self._positions(old, new) if places is None else self._items(places)
+            list_type = self.schema.list_type()
+            places = _places(old, new, list_type)
+            yield from self._positions(old, new) if places is None else self._items(places, list_type)
 
     def inner(self) -> Iterator[Change] | None:
         """The differences that this one is made of, one level down; None if it is one by itself."""
         if isinstance(self.old, dict) and isinstance(self.new, dict):
             return self._fields(self.old, self.new)
         if isinstance(self.old, list) and isinstance(self.new, list):
-            places = _places(self.old, self.new, self.schema)
-            return None if places is None else self._items(places)
+            list_type = self.schema.list_type()
+            places = _places(self.old, self.new, list_type)
+            return None if places is None else self._items(places, list_type)
         return None
 
     def _fields(self, old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
+        known = None if self._level < QUICK_LEVELS else self._known
         for name, value in old.items():
             other = new.get(name, ABSENT)
-            if not strictly_equal(value, other, self._known):
+            # Most values are text, and most are the same.
+            if type(value) is str and value == other:
+                continue
+            if not strictly_equal(value, other, known):
                 yield self._below(name, value, other, self.schema.field(name))
-        for name, value in new.items():
-            if name not in old:
-                yield self._below(name, ABSENT, value, self.schema.field(name))
+        if len(new) != len(old) or new.keys() != old.keys():
+            for name, value in new.items():
+                if name not in old:
+                    yield self._below(name, ABSENT, value, self.schema.field(name))
 
-    def _items(self, places: _Places) -> Iterator[Change]:
+    def _items(self, places: Iterable[_Place], list_type: ListType) -> Iterator[Change]:
+        known = None if self._level < QUICK_LEVELS else self._known
         inner = self.schema.item()
-        for element, old, new in places.values():
-            # A key may occur twice (ports, env): items that share one are paired in their order.
-            for before, after in zip_longest(old, new, fillvalue=ABSENT):
-                if not strictly_equal(before, after, self._known):
-                    place = Item(element.keys, (before, after)) if isinstance(element, Item) else element
-                    yield self._below(place, before, after, inner)
+        for _, before, after in places:
+            if not strictly_equal(before, after, known):
+                yield self._below(_element(before, after, list_type), before, after, inner)
 
     def _positions(self, old: list[Any], new: list[Any]) -> Iterator[Change]:
+        known = None if self._level < QUICK_LEVELS else self._known
         inner = self.schema.item()
         for position, (before, after) in enumerate(zip_longest(old, new, fillvalue=ABSENT)):
-            if not strictly_equal(before, after, self._known):
+            if not strictly_equal(before, after, known):
                 yield self._below(Index(position, (before, after)), before, after, inner)
 
     def _below(self, element: Element, old: Any, new: Any, schema: Schema) -> Change:
         return Change(old, new, schema, self, element, self._known)
 
     def __str__(self) -> str:
-        return f"{format_path(self.path)} {self.operation}"
+        return f"{self.text} {self.operation}"
 
 
 def _dict(value: Any) -> dict[str, Any]:
@@ -120,38 +147,76 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-_CONTAINERS: Final = (dict, list)
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def strictly_equal(old: Any, new: Any, known: _Known | None = None) -> bool:
     """Equality of JSON values by type and value.
 
-    With ``known``, no pair of containers is compared twice: a difference ten levels deep is looked for ten times.
+    With ``known``, no pair of containers is compared twice: a difference hundreds of levels deep is looked for as many
+    times. Without, containers are compared at C speed.
     """
     if old is new:
         return True
-    if type(old) is not type(new):
+    kind = type(old)
+    if kind is not type(new):
         return False
-    if not isinstance(old, _CONTAINERS):
-        return bool(old == new)
-    if len(old) != len(new) or (isinstance(old, dict) and old.keys() != new.keys()):
+    if kind is not dict and kind is not list:
+        return _same_objects(old, new) if kind is LazyObject else bool(old == new)
+    if known is not None:
+        return _equal_once(old, new, known)
+    # Python takes 1, 1.0 and true for equal, and never equal values for different. What it takes for equal is equal if
+    # it reads the same; it may still be, if its maps are in another order.
+    if old != new:
+        return False
+    return _encode(old) == _encode(new) or _equal_once(old, new, {})
+
+
+def _equal_once(old: Any, new: Any, known: _Known) -> bool:
+    if len(old) != len(new) or (type(old) is dict and old.keys() != new.keys()):
         return False
     pair = (id(old), id(new))
-    if known is not None and pair in known:
+    if pair in known:
         return known[pair]
     equal = True
     # A loop rather than all(): one frame a level, so that what the parser can nest can be compared.
-    pairs = zip(old, new, strict=True) if isinstance(old, list) else ((old[key], new[key]) for key in old)
+    pairs = zip(old, new, strict=True) if type(old) is list else ((old[key], new[key]) for key in old)
     for before, after in pairs:
-        if not strictly_equal(before, after, known):
+        if before is after:
+            continue
+        kind = type(before)
+        if kind is not type(after) or not (
+            _equal_once(before, after, known) if kind is dict or kind is list else before == after
+        ):
             equal = False
             break
-    if known is not None:
-        known[pair] = equal
+    known[pair] = equal
     return equal
 
 
-def diff(old: dict[str, Any], new: dict[str, Any], schema: Schema) -> list[Change]:
+def _same_objects(old: LazyObject, new: LazyObject) -> bool:
+    if old.raw.keys() != new.raw.keys():
+        return False
+    # The smallest first: it takes the least to be found different.
+    names = sorted(differing(old, new), key=lambda name: len(memoryview(old.raw[name])))
+    return all(strictly_equal(old[name], new[name]) for name in names)
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """The fields that may have changed: all but those whose bytes are the same."""
+    if isinstance(old, LazyObject) and isinstance(new, LazyObject):
+        before, after = old.raw, new.raw
+        for name, raw in before.items():
+            if name not in after or raw != after[name]:
+                yield name
+    else:
+        yield from old
+    for name in new:
+        if name not in old:
+            yield name
+
+
+def diff(old: Mapping[str, Any], new: Mapping[str, Any], schema: Schema) -> list[Change]:
     """Every place where ``new`` differs from ``old``, sorted by path.
 
     A place that is there on one side alone is one change, whatever is below it, and so is one that holds more than
@@ -171,39 +236,59 @@ def diff(old: dict[str, Any], new: dict[str, Any], schema: Schema) -> list[Chang
             changes.append(change)
         else:
             waiting.extend(further)
-    changes.sort(key=lambda change: format_path(change.path))
+    if len(changes) > 1:
+        changes.sort(key=lambda change: change.text)
     return changes
 
 
-_Places: TypeAlias = dict[str, tuple[Item | Member, list[Any], list[Any]]]
+#: What tells an item of a list from the others, and its old and new value.
+_Place: TypeAlias = tuple[Any, Any, Any]
 
 
-def _places(old: list[Any], new: list[Any], schema: Schema) -> _Places | None:
-    """Old and new items by the identity of their place; None if the list is atomic, or its items fit no other type."""
-    list_type = schema.list_type()
+def _places(old: list[Any], new: list[Any], list_type: ListType) -> Iterable[_Place] | None:
+    """Old and new items side by side; None if the list is atomic, or its items fit no other type."""
     if list_type == ATOMIC:
         return None
-    places: _Places = {}
-    for side, items in ((1, old), (2, new)):
-        for item in items:
-            element = _member(item) if list_type == SET else _item(item, list_type)
-            if element is None:
-                return None
-            # The text of the element tells 1, 1.0, True and "1" apart, which their equality does not.
-            place = places.setdefault(repr(element), (element, [], []))
-            (place[1] if side == 1 else place[2]).append(item)
-    return places
-
-
-def _member(item: Any) -> Member | None:
-    return None if isinstance(item, dict | list) else Member(item)
-
-
-def _item(item: Any, keys: Iterable[str]) -> Item | None:
-    if not isinstance(item, dict):
+    before, after = _identities(old, list_type), _identities(new, list_type)
+    if before is None or after is None:
         return None
-    values = tuple((key, item.get(key, KEY_DEFAULTS.get(key))) for key in keys)
-    return None if any(isinstance(value, dict | list) for _, value in values) else Item(values)
+    if before == after:
+        return zip(before, old, new, strict=True)
+    places: dict[Any, tuple[list[Any], list[Any]]] = {}
+    for identity, item in zip(before, old, strict=True):
+        places.setdefault(identity, ([], []))[0].append(item)
+    for identity, item in zip(after, new, strict=True):
+        places.setdefault(identity, ([], []))[1].append(item)
+    # A key may occur twice (ports, env): items that share one are paired in their order.
+    return (
+        (identity, *pair)
+        for identity, (ours, theirs) in places.items()
+        for pair in zip_longest(ours, theirs, fillvalue=ABSENT)
+    )
+
+
+def _identities(items: list[Any], list_type: ListType) -> list[Any] | None:
+    """For each item what tells it from the others, whatever its type is; None if one has no such thing."""
+    found: list[Any] = []
+    for item in items:
+        if list_type == SET:
+            values: tuple[Any, ...] = (item,)
+        elif type(item) is dict:
+            values = tuple([item.get(name, KEY_DEFAULTS.get(name)) for name in list_type])
+        else:
+            return None
+        kinds = tuple([type(value) for value in values])
+        if dict in kinds or list in kinds:
+            return None
+        found.append((kinds, values))  # 1, 1.0 and true would be the same
+    return found
+
+
+def _element(before: Any, after: Any, list_type: ListType) -> Element:
+    item = after if before is ABSENT else before
+    if list_type == SET:
+        return Member(item)
+    return Item(tuple([(name, item.get(name, KEY_DEFAULTS.get(name))) for name in list_type]), (before, after))
 
 
 class Position(Protocol):
@@ -250,7 +335,9 @@ def select(changes: Iterable[Change], wanted: Position, ignored: Position | None
         position: Position | None = wanted
         besides = ignored
         for element in change.path:
-            if position is not None and not position.covers:
+            if position is None:
+                break
+            if not position.covers:
                 position = position.step(element)
             if besides is not None and not besides.covers:
                 besides = besides.step(element)

@@ -7,7 +7,7 @@ knows is atomic, which is the API's default.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -129,25 +129,35 @@ def _items(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             yield child
 
 
+#: Tiers of fieldsV1 documents, the most trusted first.
+Tiers: TypeAlias = Sequence[Sequence[Mapping[str, Any]]]
+
+
 class Schema:
     """A place in an object's structure, from which the type of the list there can be asked.
 
-    What a document owns whole is atomic, and so are all lists below it.
+    What a document owns whole is atomic, and so are all lists below it. The documents are read only where the table of
+    the built-in kinds has no answer.
     """
 
-    __slots__ = ("_fields", "_inside", "_item", "_names", "_table", "_tiers")
+    __slots__ = ("_above", "_fields", "_inside", "_item", "_name", "_names", "_table", "_tiers")
 
     def __init__(
         self,
         table: Mapping[tuple[str, ...], ListType],
-        tiers: Sequence[Sequence[Mapping[str, Any]]],
+        *,
+        above: Callable[[], Tiers] | Schema,
         names: tuple[str, ...] = (),
+        name: str | None = None,
         inside: Mapping[str, Any] = _WHOLE,
     ) -> None:
         self._table = table
-        self._tiers = tiers
+        # What the documents say of this place follows from what they say of the one above.
+        self._above = above
         self._names = names
+        self._name = name
         self._inside = inside
+        self._tiers: Tiers | None = None
         # Made when first asked for, and kept: the items of a list share them, and there may be thousands.
         self._fields: dict[str, Schema] = {}
         self._item: Schema | None = None
@@ -155,30 +165,52 @@ class Schema:
     @classmethod
     def of(cls, group: str, kind: str, *tiers: Sequence[Mapping[str, Any]]) -> Schema:
         """The structure of ``kind`` in ``group``; ``tiers`` are fieldsV1 documents, the most trusted first."""
-        return cls(_TABLE.get((canonical_group(group, kind), kind), _NOTHING), tiers)
+        return cls.told_by(group, kind, lambda: tiers)
+
+    @classmethod
+    def told_by(cls, group: str, kind: str, documents: Callable[[], Tiers]) -> Schema:
+        """As :meth:`of`; ``documents`` is called when they are needed."""
+        return cls(_TABLE.get((canonical_group(group, kind), kind), _NOTHING), above=documents)
 
     def field(self, name: str) -> Schema:
         """The structure of a field."""
         found = self._fields.get(name)
         if found is None:
-            key = "f:" + name
-            tiers = [
-                [
-                    child
-                    for node in nodes
-                    if isinstance(child := self._inside if _is_whole(node) else node.get(key), dict)
-                ]
-                for nodes in self._tiers
-            ]
-            found = self._fields[name] = Schema(self._table, tiers, (*self._names, name), self._inside)
+            names = (*self._names, name)
+            found = self._fields[name] = Schema(self._table, above=self, names=names, name=name, inside=self._inside)
         return found
 
     def item(self) -> Schema:
         """The structure that all items of the list here share."""
         if self._item is None:
-            tiers = [[child for node in nodes for child in _items(node)] for nodes in self._tiers]
-            self._item = Schema(self._table, tiers, self._names, _SILENT)
+            self._item = Schema(self._table, above=self, names=self._names, inside=_SILENT)
         return self._item
+
+    def _documents(self) -> Tiers:
+        # A loop, since an object may be as deep as Python's stack.
+        waiting: list[Schema] = []
+        place: Schema = self
+        while place._tiers is None:
+            waiting.append(place)
+            if not isinstance(place._above, Schema):
+                place._tiers = place._above()
+                waiting.pop()
+                break
+            place = place._above
+        tiers = place._tiers
+        for place in reversed(waiting):
+            tiers = place._tiers = place._below(tiers)
+        return tiers
+
+    def _below(self, tiers: Tiers) -> Tiers:
+        """What the documents say of this place, where ``tiers`` is what they say of the one above."""
+        if self._name is None:
+            return [[child for node in nodes for child in _items(node)] for nodes in tiers]
+        key, inside = "f:" + self._name, self._inside
+        return [
+            [child for node in nodes if isinstance(child := inside if _is_whole(node) else node.get(key), dict)]
+            for nodes in tiers
+        ]
 
     def list_type(self) -> ListType:
         """Of the list here: the names of its key fields, SET, or ATOMIC.
@@ -189,7 +221,7 @@ class Schema:
         known = self._table.get(self._names) or _METADATA_TABLE.get(self._names)
         if known is not None:
             return known
-        for nodes in self._tiers:
+        for nodes in self._documents():
             claims = {claim for node in nodes for claim in _claims(node)}
             if claims:
                 return claims.pop() if len(claims) == 1 else ATOMIC

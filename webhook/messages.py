@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -29,8 +28,7 @@ _MAX_TEXT: Final = 160  # characters of a policy's description, and of its own m
 _MAX_POLICIES: Final = 3  # whose descriptions are told
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     """What a message tells of: the object, who wrote, what was found, and which policies object.
 
     ``owner`` is the managed object that owns this one, if that is why it is protected. ``glass`` are the break-glass
@@ -129,7 +127,7 @@ def _managed(refusal: Refusal) -> str:
 def _line(finding: Finding, *, secret: bool) -> str:
     path = _clip(path_of(finding), _MAX_PATH)
     if isinstance(finding, Note):
-        return f"{path}: {finding.text}"
+        return f"{path}: {finding.note}"
     old, new = value_text(finding.old, secret=secret), value_text(finding.new, secret=secret)
     match finding.operation:
         case "added":

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+from webhook.lazyjson import LazyObject
 
 Object = Mapping[str, Any]
+
+_EMPTY: Final[Mapping[str, Any]] = {}
+_MAPS: Final = (dict, LazyObject)
+
+
+def is_map(value: Any) -> bool:
+    """Whether ``value`` is a map of an object, be it decoded or not."""
+    return isinstance(value, _MAPS)
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
     """``value`` if it is a map, else an empty one."""
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, _MAPS) else _EMPTY
 
 
 def metadata_of(obj: Object | None) -> Mapping[str, Any]:
     """``metadata``; empty for no object."""
-    return mapping((obj or {}).get("metadata"))
+    return _EMPTY if obj is None else mapping(obj.get("metadata"))
 
 
 def labels_of(obj: Object | None) -> Mapping[str, Any]:

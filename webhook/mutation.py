@@ -131,7 +131,7 @@ class _Patch:
                 del there[key]
             return
         if there is None:
-            if not isinstance(self._metadata, dict):
+            if not meta.is_map(self._metadata):
                 self._metadata = {}
                 self._operations.append({"op": "add", "path": "/metadata", "value": {}})
             there = self._maps[name] = {}

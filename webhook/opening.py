@@ -40,7 +40,7 @@ def glass_work(context: Context, case: Case) -> GlassWork | None:
     path = f"metadata.annotations['{breakglass.REASON}']"
     return GlassWork(
         wish=wish,
-        finding=Note(path=path, operation=operation, text=refused),
+        finding=Note(path=path, operation=operation, note=refused),
         refused=refused,
         longest=min((rule.max_duration for rule in rules if rule is not None), default=None),
     )

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from webhook import meta
 from webhook.diff import Position, Union, strictly_equal
 from webhook.fieldpath import Element, Index, Item, Member
 from webhook.globs import Globs
@@ -97,7 +98,7 @@ class HeldValue:
         self.value = value
         self._children: dict[str, HeldValue] = {}
         self._indexes: dict[tuple[str, ...], dict[str, HeldValue]] = {}
-        self.covers = not isinstance(value, dict | list) or not value
+        self.covers = not (meta.is_map(value) or isinstance(value, list)) or not value
 
     def step(self, element: Element) -> HeldValue | None:
         """See :class:`webhook.diff.Position`."""
@@ -105,7 +106,7 @@ class HeldValue:
         match element:
             case str():
                 child = self._children.get(element)
-                if child is None and isinstance(value, dict) and element in value:
+                if child is None and meta.is_map(value) and element in value:
                     child = self._children[element] = HeldValue(value[element])
                 return child
             case Member(member):
@@ -143,8 +144,7 @@ class HeldValue:
 
 def managed_fields(obj: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
     """The entries of metadata.managedFields that bring fields."""
-    metadata = (obj or {}).get("metadata")
-    entries = metadata.get("managedFields") if isinstance(metadata, dict) else None
+    entries = meta.metadata_of(obj).get("managedFields")
     for entry in entries if isinstance(entries, list) else ():
         if isinstance(entry, dict) and isinstance(entry.get("fieldsV1"), dict):
             yield entry
@@ -301,9 +301,7 @@ def _last_applied(obj: Mapping[str, Any], managers: Globs) -> Fields | None:
 
 
 def _annotated(obj: Mapping[str, Any], key: str) -> dict[str, Any] | None:
-    metadata = obj.get("metadata")
-    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
-    text = annotations.get(key) if isinstance(annotations, dict) else None
+    text = meta.annotations_of(obj).get(key)
     if not isinstance(text, str):
         return None
     try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, TypeVar
+
+import msgspec
 
 from webhook.breakglass import BreakGlass
 from webhook.fieldpath import PathSet, Pattern, parse_pattern
@@ -125,14 +127,27 @@ class Policy:
     field_managers: Globs
     _managers: dict[tuple[int, ...], Globs] = field(default_factory=dict, repr=False, compare=False)
     _protected: dict[tuple[str, str], PathSet | None] = field(default_factory=dict, repr=False, compare=False)
+    _let_be: dict[tuple[int, int], PathSet] = field(default_factory=dict, repr=False, compare=False)
 
-    def managers(self, markers: Sequence[Marker]) -> Globs:
+    def managers(self, markers: tuple[Marker, ...]) -> Globs:
         """The names in managedFields whose fields count as declared on an object with these markers."""
-        key = tuple(id(marker) for marker in markers)
+        key = tuple([id(marker) for marker in markers])
         found = self._managers.get(key)
         if found is None:
             found = Globs((*self.field_managers.patterns, *(name for m in markers for name in m.managers)))
             self._managers[key] = found
+        return found
+
+    def let_be(self, settled: PathSet, allowance: PathSet | None) -> PathSet:
+        """What the policy ignores, beside ``settled`` and what its writer is allowed; both live as long as it does."""
+        key = (id(settled), id(allowance))
+        found = self._let_be.get(key)
+        if found is None:
+            found = settled
+            for more in (self.ignore, allowance):
+                if more is not None:
+                    found |= more
+            self._let_be[key] = found
         return found
 
     def protected(self, group: str, kind: str) -> PathSet | None:
@@ -147,8 +162,7 @@ class Policy:
         return self._protected[key]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """A policy that may select a review.
 
     ``whole`` is false where it names the object's resource but not the subresource that is written: then the object's

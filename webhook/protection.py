@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from functools import cached_property
 from typing import Any, Final
+
+import msgspec
 
 from webhook import meta, tags
 from webhook.admission import ObjectRef, Review
-from webhook.diff import Change, Position, Union, diff, select
-from webhook.fieldpath import PathSet, format_path
+from webhook.diff import Change, Position, Union, diff, differing, select
+from webhook.fieldpath import PathSet
 from webhook.globs import Globs
 from webhook.listkeys import Schema
 from webhook.ownership import declared, disowned, disowned_child, field_documents, made_by_controller
@@ -39,35 +41,90 @@ _SERVER_METADATA: Final = frozenset(
         "deletionGracePeriodSeconds",
     }
 )
+_STATUS: Final = frozenset({"status"})
+_NO_NOISE: Final[frozenset[str]] = frozenset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
-    """Something at ``path`` that is more than a change of one value; ``text`` says what, for a person."""
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """Something at ``path`` that is more than a change of one value; ``note`` says what, for a person."""
 
     path: str
     operation: str
-    text: str
+    note: str
 
 
 Finding = Change | Note
 
 _DISOWNED: Final = Note(
-    path="metadata.managedFields", operation="removed", text="takes away the record of what was declared"
+    path="metadata.managedFields", operation="removed", note="takes away the record of what was declared"
 )
 
 
 def path_of(finding: Finding) -> str:
     """Where a finding is, as text."""
-    return finding.path if isinstance(finding, Note) else format_path(finding.path)
+    return finding.path if isinstance(finding, Note) else finding.text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class Judged(msgspec.Struct, frozen=True, kw_only=True):
     """A policy that is violated, and by what; nothing for a deletion, or for reaching into a pod."""
 
     policy: Policy
     findings: tuple[Finding, ...]
+
+
+class Facts:
+    """What is true of a write whoever asks, for policies that take the same ``names`` in managedFields for the tool's.
+
+    Each is found when it is first asked for, and once.
+    """
+
+    def __init__(self, review: Review, subject: Subject, claims: Sequence[Claim], names: Globs) -> None:
+        self._subject = subject
+        self._claims = claims
+        self._names = names
+        self.changes = _changes(review, subject, names)
+        self._base: dict[tuple[int, int], list[Finding]] = {}
+
+    @cached_property
+    def declared(self) -> Position | None:
+        """The places that Git declares; None if there are none."""
+        subject = self._subject
+        if not self._claims or subject.old is None:
+            return None
+        config_sync = any(claim.managed_by.tool == "configsync" for claim in self._claims)
+        fields = (
+            made_by_controller(subject.old)
+            if subject.owners
+            else declared(subject.old, self._names, config_sync=config_sync)
+        )
+        # What has drifted with driftwall's leave belongs to its writer in managedFields, and is Git's all the same.
+        drifted = tags.drifted(subject.old)
+        if drifted is None or fields is None:
+            return fields if drifted is None else drifted
+        return Union((drifted, fields))
+
+    def base(self, settled: PathSet, allowance: PathSet | None) -> list[Finding]:
+        """The changes that touch what is protected on every managed object, and on what it owns."""
+        key = (id(settled), id(allowance))
+        if key not in self._base:
+            self._base[key] = self._find_base(settled if allowance is None else settled | allowance)
+        return self._base[key]
+
+    def _find_base(self, ignored: PathSet) -> list[Finding]:
+        if not self._claims:
+            return []
+        always = Union((_ALWAYS, *(claim.marker.protected for claim in self._claims)))
+        found: list[Finding] = list(select(self.changes, always, ignored))
+        if self._disowned:
+            found.append(_DISOWNED)
+        return found
+
+    @cached_property
+    def _disowned(self) -> bool:
+        old, new = self._subject.old, self._subject.new
+        if old is None or new is None:
+            return False
+        return disowned_child(old, new) if self._subject.owners else disowned(old, new, self._names)
 
 
 def judge(
@@ -83,33 +140,27 @@ def judge(
     What is protected on every managed object is one fact, however many policies select it: the strictest tells it.
     ``settled`` are places that were judged elsewhere.
     """
-    differences: dict[Globs, list[Change]] = {}
-    own: dict[str, list[Finding]] = {}
+    known: dict[Globs, Facts] = {}
+    own: dict[str, Sequence[Finding]] = {}
     base: dict[str, list[Finding]] = {}
     judged: list[Policy] = []
-    markers = [claim.marker for claim in managers]
+    markers = tuple([claim.marker for claim in managers])
     for candidate in candidates:
         policy = candidate.policy
         if policy.trusted.find(review.user) is not None:
             continue
-        violated = False
         if subject.deletion:
             violated = policy.deletion and candidate.whole
         else:
-            manager_names = policy.managers(markers)
-            if (changes := differences.get(manager_names)) is None:
-                changes = differences[manager_names] = _changes(review, subject, manager_names)
+            names = policy.managers(markers)
+            if (facts := known.get(names)) is None:
+                facts = known[names] = Facts(review, subject, managers, names)
             automation = policy.automation.find(review.user)
             allowance = automation.fields if automation is not None else None
-            # Through a subresource that the policy does not name, metadata alone is guarded.
-            judged_changes = changes if candidate.whole else [c for c in changes if c.path[0] == "metadata"]
-            own[policy.name] = list(_own(policy, subject, managers, judged_changes, manager_names, allowance, settled))
-            if candidate.whole and subject.owners and subject.intrusion:
-                own[policy.name] = list(changes)
-                violated = True
-            if managers:
-                base[policy.name] = _base(subject, managers, changes, manager_names, allowance, settled)
-            violated = violated or bool(own.get(policy.name) or base.get(policy.name))
+            intruded = candidate.whole and subject.intrusion and bool(subject.owners)
+            own[policy.name] = facts.changes if intruded else _own(candidate, subject, facts, settled, allowance)
+            base[policy.name] = facts.base(settled, allowance)
+            violated = intruded or bool(own[policy.name] or base[policy.name])
         if violated and _in_selected_namespace(review, policy, subject, objects):
             judged.append(policy)
     guardian = min((p for p in judged if base.get(p.name)), key=guardian_rank, default=None)
@@ -130,22 +181,31 @@ def guardian_rank(policy: Policy) -> tuple[int, bool, str]:
 
 
 def _changes(review: Review, subject: Subject, managers: Globs) -> list[Change]:
-    old, new = (_without_noise(side, review, subject) for side in (subject.old, subject.new))
-    schema = Schema.of(subject.group, subject.kind, *field_documents((subject.old, subject.new), managers))
-    return diff(old, new, schema)
+    """What the write changes, without what the server keeps.
+
+    The status is left out unless it is an ordinary field of the kind.
+    """
+    old, new = subject.old or {}, subject.new or {}
+    schema = Schema.told_by(subject.group, subject.kind, lambda: field_documents((old, new), managers))
+    before, after = _differing(old, new, _NO_NOISE if _status_is_ordinary(review, subject) else _STATUS)
+    ours: Any = before.get("metadata")
+    theirs: Any = after.get("metadata")
+    if meta.is_map(ours) and meta.is_map(theirs):
+        before["metadata"], after["metadata"] = _differing(ours, theirs, _SERVER_METADATA)
+    else:
+        for side in (before, after):
+            metadata: Any = side.get("metadata")
+            if meta.is_map(metadata):
+                side["metadata"] = {key: value for key, value in metadata.items() if key not in _SERVER_METADATA}
+    return diff(before, after, schema)
 
 
-def _without_noise(obj: Mapping[str, Any] | None, review: Review, subject: Subject) -> dict[str, Any]:
-    """``obj`` without what the server keeps, and without its status unless that is an ordinary field of the kind."""
-    if obj is None:
-        return {}
-    kept = {key: value for key, value in obj.items() if key != "status"}
-    if "status" in obj and _status_is_ordinary(review, subject):
-        kept["status"] = obj["status"]
-    metadata = obj.get("metadata")
-    if isinstance(metadata, dict):
-        kept["metadata"] = {key: value for key, value in metadata.items() if key not in _SERVER_METADATA}
-    return kept
+def _differing(
+    old: Mapping[str, Any], new: Mapping[str, Any], noise: Set[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of both that may have changed, and are none of ``noise``."""
+    names = [name for name in differing(old, new) if name not in noise]
+    return {name: old[name] for name in names if name in old}, {name: new[name] for name in names if name in new}
 
 
 def _status_is_ordinary(review: Review, subject: Subject) -> bool:
@@ -157,53 +217,21 @@ def _status_is_ordinary(review: Review, subject: Subject) -> bool:
 
 
 def _own(
-    policy: Policy,
-    subject: Subject,
-    managers: Sequence[Claim],
-    changes: Sequence[Change],
-    manager_names: Globs,
-    allowance: PathSet | None,
-    settled: PathSet,
+    candidate: Candidate, subject: Subject, facts: Facts, settled: PathSet, allowance: PathSet | None
 ) -> list[Change]:
     """The changes that touch what the policy itself protects."""
-    wanted: list[Position] = []
-    if (paths := policy.protected(subject.group, subject.kind)) is not None:
-        wanted.append(paths)
-    if policy.declared and managers and subject.old is not None:
-        # What has drifted with driftwall's leave belongs to its writer in managedFields, and is Git's all the same.
-        if (drifted := tags.drifted(subject.old)) is not None:
-            wanted.append(drifted)
-        config_sync = any(claim.managed_by.tool == "configsync" for claim in managers)
-        if subject.owners:
-            wanted.append(made_by_controller(subject.old))
-        elif (fields := declared(subject.old, manager_names, config_sync=config_sync)) is not None:
-            wanted.append(fields)
-    if not wanted or not changes:
+    policy, changes = candidate.policy, facts.changes
+    # Through a subresource that the policy does not name, metadata alone is guarded.
+    if not candidate.whole:
+        changes = [change for change in changes if change.path[0] == "metadata"]
+    if not changes:
         return []
-    ignored = settled
-    for more in (policy.ignore, allowance):
-        if more is not None:
-            ignored |= more
-    return select(changes, wanted[0] if len(wanted) == 1 else Union(wanted), ignored)
-
-
-def _base(
-    subject: Subject,
-    managers: Sequence[Claim],
-    changes: Sequence[Change],
-    manager_names: Globs,
-    allowance: PathSet | None,
-    settled: PathSet,
-) -> list[Finding]:
-    """The changes that touch what is protected on every managed object, and on what it owns."""
-    always = Union((_ALWAYS, *(claim.marker.protected for claim in managers)))
-    found: list[Finding] = list(select(changes, always, settled if allowance is None else settled | allowance))
-    if subject.old is not None and subject.new is not None:
-        owned = bool(subject.owners)
-        lost = disowned_child(subject.old, subject.new) if owned else disowned(subject.old, subject.new, manager_names)
-        if lost:
-            found.append(_DISOWNED)
-    return found
+    paths = policy.protected(subject.group, subject.kind)
+    fields = facts.declared if policy.declared else None
+    wanted: list[Position] = [each for each in (paths, fields) if each is not None]
+    if not wanted:
+        return []
+    return select(changes, wanted[0] if len(wanted) == 1 else Union(wanted), policy.let_be(settled, allowance))
 
 
 def _in_selected_namespace(review: Review, policy: Policy, subject: Subject, objects: Objects) -> bool:

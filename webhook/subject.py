@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final
+
+import msgspec
 
 from webhook import meta
 from webhook.admission import ObjectRef, Review
@@ -44,8 +45,7 @@ class LookupNeeded(Exception):
         self.optional = optional
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """The object that a review is about, and what is done to it.
 
     A scale stands for its parent's replicas, an eviction for its pod's deletion. ``verb`` is for a sentence with "may
@@ -211,7 +211,7 @@ def with_owners(subject: Subject, objects: Objects) -> Subject:
         if not obj or meta.metadata_of(obj).get("uid") != owner.get("uid"):
             break
         owners.append((ref, obj))
-    return replace(subject, owners=tuple(owners))
+    return msgspec.structs.replace(subject, owners=tuple(owners))
 
 
 def with_ownership(subject: Subject, objects: Objects) -> Subject:
@@ -237,7 +237,7 @@ def with_ownership(subject: Subject, objects: Objects) -> Subject:
     if present and stored.get("resourceVersion") != version:
         return subject
     known = {**metadata, "managedFields": stored["managedFields"]}
-    return replace(subject, old={**old, "metadata": known})
+    return msgspec.structs.replace(subject, old={**old, "metadata": known})
 
 
 def _ref_of(group: str, version: str, kind: str, namespace: str, name: str, objects: Objects) -> ObjectRef:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
+
 from webhook import meta
 from webhook.fieldpath import PathSet
 from webhook.globs import Globs
@@ -19,8 +21,7 @@ DECLARED_FIELDS: Final = "configsync.gke.io/declared-fields"
 OWN_PREFIX: Final = "driftwall.io/"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ManagedBy:
+class ManagedBy(msgspec.Struct, frozen=True, kw_only=True):
     """What manages an object: ``flux``, ``Kustomization``, ``flux-system/shop``."""
 
     tool: str
@@ -245,8 +246,7 @@ def instance_label_marker(key: str) -> Marker:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """A marker found on an object, and what it says."""
 
     marker: Marker

@@ -17,6 +17,9 @@ from .servers import LOAD_CORE, Target, pinned
 
 #: Seconds before a measurement begins: connections are made, and the server has run the code that it will run.
 _WARM_UP: Final = 0.15
+#: Answers that a measurement needs, and seconds that it gives the server for them.
+_ENOUGH: Final = 10
+_PATIENCE: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,9 @@ def measure(target: Target, path: str, body: Path, connections: int, seconds: fl
             time.sleep(_WARM_UP)
             begun, cpu_before = time.time(), target.cpu()
             time.sleep(seconds)
+            while process.poll() is None and time.time() < begun + _PATIENCE and log.read().count(b"\n") < _ENOUGH:
+                time.sleep(seconds)
+                log.seek(0)
             ended, cpu_after = time.time(), target.cpu()
             process.kill()
             said, _ = process.communicate()

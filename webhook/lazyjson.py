@@ -1,0 +1,100 @@
+"""A JSON object whose fields are decoded when somebody asks for them.
+
+Most of a review is never looked at: ``status``, the managedFields of others, whatever is the same in old and new. What
+is not asked for costs no more than to be skipped, and two objects are compared by their bytes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from webhook.errors import MalformedReview
+
+NESTED: Final = "the AdmissionReview is nested more deeply than driftwall reads (about 900 levels)"
+
+_METADATA: Final = "metadata"
+_ABSENT: Final = object()
+_decode = msgspec.json.Decoder().decode
+_split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class LazyObject(Mapping[str, Any]):
+    """An object of Kubernetes as a map that cannot be changed; its ``metadata`` is such a map, too.
+
+    ``raw`` has the bytes of each field; ``place`` is where it comes from, for an error. A field that turns out to be no
+    JSON raises :class:`MalformedReview`.
+    """
+
+    __slots__ = ("_place", "_values", "raw")
+
+    def __init__(self, raw: dict[str, msgspec.Raw], place: str) -> None:
+        self.raw = raw
+        self._place = place
+        self._values: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, raw: msgspec.Raw, place: str) -> LazyObject | None:
+        """The object in ``raw``, or None for null.
+
+        Raises:
+            MalformedReview: it is neither; or it is no JSON, as far as that can be told without decoding all of it.
+        """
+        try:
+            return cls(_split(raw), place)
+        except msgspec.ValidationError:
+            if (value := _decoded(raw, place)) is None:
+                return None
+            raise MalformedReview(f"{place} must be a JSON object, not {_json_type(value)}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise MalformedReview(f"{place} is not valid JSON: {error}") from None
+        except RecursionError:
+            raise MalformedReview(NESTED, 413) from None
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a field, decoded."""
+        value = self._values.get(key, _ABSENT)
+        if value is _ABSENT:
+            raw = self.raw.get(key)
+            if raw is None:
+                return default
+            if key == _METADATA:
+                try:
+                    value = LazyObject(_split(raw), self._place)
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    value = _decoded(raw, self._place)
+            else:
+                value = _decoded(raw, self._place)
+            self._values[key] = value
+        return value
+
+    def __getitem__(self, key: str) -> Any:
+        value = self.get(key, _ABSENT)
+        if value is _ABSENT:
+            raise KeyError(key)
+        return value
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.raw
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.raw)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+
+def _decoded(raw: msgspec.Raw, place: str) -> Any:
+    try:
+        return _decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedReview(f"{place} is not valid JSON: {error}") from None
+    except RecursionError:
+        raise MalformedReview(NESTED, 413) from None
+
+
+def _json_type(value: object) -> str:
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}
+    return names.get(type(value), "null")
