@@ -9,6 +9,7 @@ import msgspec
 
 from webhook import meta
 from webhook.admission import ObjectRef, Review, UserInfo
+from webhook.identity import Writer, Writers
 from webhook.policy import Candidate, Policy, Snapshot
 from webhook.subject import Objects, Subject, subject_of, with_owners
 from webhook.tools import Claim, ManagedBy, claims
@@ -22,11 +23,19 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     objects: Objects
     now: datetime
     writer: str
+    _found: dict[int, Writer | None] = msgspec.field(default_factory=dict)
 
     @property
     def user(self) -> UserInfo:
         """Who writes."""
         return self.review.user
+
+    def find(self, writers: Writers) -> Writer | None:
+        """The one of ``writers`` who writes, or None. Most policies have the configuration's, and no others."""
+        key = id(writers)
+        if key not in self._found:
+            self._found[key] = writers.find(self.review.user)
+        return self._found[key]
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):

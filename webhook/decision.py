@@ -172,7 +172,7 @@ def _weigh(context: Context, subject: Subject, candidates: Sequence[Candidate]) 
     meant = [
         with_owner(c, owner)
         for c in candidates
-        if is_meant(c, found, subject, owner) and c.policy.trusted.find(context.user) is None
+        if is_meant(c, found, subject, owner) and context.find(c.policy.trusted) is None
     ]
     if found and owner is None and any(c.policy.declared for c in meant):
         subject = with_ownership(subject, context.objects)
@@ -200,9 +200,9 @@ def _excused(context: Context, candidates: Iterable[Candidate]) -> str:
     """The writer's class, where a policy that applies knows the writer better than the configuration does."""
     writer = context.writer
     for candidate in candidates:
-        if (found := candidate.policy.trusted.find(context.user)) is not None:
+        if (found := context.find(candidate.policy.trusted)) is not None:
             return f"trusted:{found.name}"
-        if writer == "untrusted" and (found := candidate.policy.automation.find(context.user)) is not None:
+        if writer == "untrusted" and (found := context.find(candidate.policy.automation)) is not None:
             writer = f"automation:{found.name}"
     return writer
 
@@ -211,7 +211,7 @@ def _excused(context: Context, candidates: Iterable[Candidate]) -> str:
 
 
 def _conclude(context: Context, case: Case, glass: GlassWork | None, settled: PathSet) -> Decision:
-    judged = judge(context.review, case.subject, case.claims, case.meant, context.objects, settled)
+    judged = judge(context, case, settled)
     if glass is not None and glass.refused:
         return _verdict(context, case, _with_refusal(context, case, judged, glass.finding), None)
     opened: list[Judged] = []

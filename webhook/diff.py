@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
-from webhook.fieldpath import Element, Index, Item, Member, Path, format_path
+from webhook.fieldpath import Element, Identity, Index, Item, Member, Path, format_path, identity
 from webhook.lazyjson import LazyObject
 from webhook.listkeys import ATOMIC, KEY_DEFAULTS, SET, ListType, Schema
 
@@ -242,7 +242,7 @@ def diff(old: Mapping[str, Any], new: Mapping[str, Any], schema: Schema) -> list
 
 
 #: What tells an item of a list from the others, and its old and new value.
-_Place: TypeAlias = tuple[Any, Any, Any]
+_Place: TypeAlias = tuple[Identity, Any, Any]
 
 
 def _places(old: list[Any], new: list[Any], list_type: ListType) -> Iterable[_Place] | None:
@@ -254,33 +254,32 @@ def _places(old: list[Any], new: list[Any], list_type: ListType) -> Iterable[_Pl
         return None
     if before == after:
         return zip(before, old, new, strict=True)
-    places: dict[Any, tuple[list[Any], list[Any]]] = {}
-    for identity, item in zip(before, old, strict=True):
-        places.setdefault(identity, ([], []))[0].append(item)
-    for identity, item in zip(after, new, strict=True):
-        places.setdefault(identity, ([], []))[1].append(item)
+    places: dict[Identity, tuple[list[Any], list[Any]]] = {}
+    for place, item in zip(before, old, strict=True):
+        places.setdefault(place, ([], []))[0].append(item)
+    for place, item in zip(after, new, strict=True):
+        places.setdefault(place, ([], []))[1].append(item)
     # A key may occur twice (ports, env): items that share one are paired in their order.
     return (
-        (identity, *pair)
-        for identity, (ours, theirs) in places.items()
+        (place, *pair)
+        for place, (ours, theirs) in places.items()
         for pair in zip_longest(ours, theirs, fillvalue=ABSENT)
     )
 
 
-def _identities(items: list[Any], list_type: ListType) -> list[Any] | None:
+def _identities(items: list[Any], list_type: ListType) -> list[Identity] | None:
     """For each item what tells it from the others, whatever its type is; None if one has no such thing."""
-    found: list[Any] = []
+    found: list[Identity] = []
     for item in items:
         if list_type == SET:
-            values: tuple[Any, ...] = (item,)
+            place = identity((item,))
         elif type(item) is dict:
-            values = tuple([item.get(name, KEY_DEFAULTS.get(name)) for name in list_type])
+            place = identity([item.get(name, KEY_DEFAULTS.get(name)) for name in list_type])
         else:
             return None
-        kinds = tuple([type(value) for value in values])
-        if dict in kinds or list in kinds:
+        if place is None:
             return None
-        found.append((kinds, values))  # 1, 1.0 and true would be the same
+        found.append(place)
     return found
 
 

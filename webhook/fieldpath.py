@@ -15,7 +15,7 @@ A pattern covers the place that it names and all below. ``*`` and ``?`` are wild
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -47,12 +47,20 @@ class Index:
 
 Element: TypeAlias = str | Item | Member | Index
 Path: TypeAlias = tuple[Element, ...]
+#: Scalars with their types, without which 1, 1.0 and true would be the same.
+Identity: TypeAlias = tuple[tuple[type, ...], tuple[Any, ...]]
 
 #: Characters of one path as text. Those of real objects have a few hundred.
 MAX_TEXT: Final = 2000
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_/:@-][A-Za-z0-9_./:@-]*\Z")
+
+
+def identity(values: Sequence[Any]) -> Identity | None:
+    """What tells an item of a list from the others, given the values of its keys; None if one is no scalar."""
+    kinds = tuple([type(value) for value in values])
+    return None if dict in kinds or list in kinds else (kinds, tuple(values))
 
 
 def format_path(path: Path) -> str:
@@ -254,21 +262,16 @@ class _Node:
             case KeyMatch():
                 return _child_of(self.keyed, element)
 
-    def step(self, element: Element) -> Iterator[_Node]:
-        if self.any is not None:
-            yield self.any
+    def step(self, element: Element) -> list[_Node]:
+        """The children that take ``element`` in."""
+        found = [] if self.any is None else [self.any]
         if isinstance(element, str):
             if (child := self.names.get(element)) is not None:
-                yield child
-            for glob, child in self.globs:
-                if glob.matches(element):
-                    yield child
-        elif isinstance(element, Member):
-            return
-        else:
-            for match, child in self.keyed:
-                if match.matches(element):
-                    yield child
+                found.append(child)
+            found += [child for glob, child in self.globs if glob.matches(element)]
+        elif not isinstance(element, Member):
+            found += [child for match, child in self.keyed if match.matches(element)]
+        return found
 
 
 def _child_of(children: list[tuple[Any, _Node]], key: Any) -> _Node:
@@ -283,7 +286,7 @@ def _child_of(children: list[tuple[Any, _Node]], key: Any) -> _Node:
 class PathSet:
     """Patterns as a trie, and a position in it: ``covers`` says that a pattern ends here or above."""
 
-    __slots__ = ("_nodes", "covers", "texts")
+    __slots__ = ("_globs", "_keyed", "_names", "_nodes", "_steps", "covers", "texts")
 
     #: A path set says nothing about a container's mere existence; a declared field can (see ownership).
     owns_container = False
@@ -295,8 +298,7 @@ class PathSet:
             for element in pattern:
                 node = node.child(element)
             node.covers = True
-        self._nodes: tuple[_Node, ...] = (root,)
-        self.covers = root.covers
+        self._stand((root,))
         #: What was written, where the set was made from text; for people.
         self.texts: tuple[str, ...] = ()
 
@@ -310,10 +312,18 @@ class PathSet:
     @classmethod
     def _at(cls, nodes: tuple[_Node, ...]) -> PathSet:
         found = cls.__new__(cls)
-        found._nodes = nodes
-        found.covers = any(node.covers for node in nodes)
+        found._stand(nodes)
         found.texts = ()
         return found
+
+    def _stand(self, nodes: tuple[_Node, ...]) -> None:
+        self._nodes = nodes
+        self.covers = any(node.covers for node in nodes)
+        self._names = frozenset([name for node in nodes for name in node.names])
+        self._globs = any(node.globs for node in nodes)
+        self._keyed = any(node.keyed for node in nodes)
+        #: By the names that the patterns know; None: any other element.
+        self._steps: dict[str | None, PathSet | None] = {}
 
     def __or__(self, other: PathSet) -> PathSet:
         return PathSet._at(self._nodes + other._nodes)
@@ -322,7 +332,21 @@ class PathSet:
         """The position one element further, or None where no pattern leads on."""
         if self.covers:
             return self
-        nodes = tuple(child for node in self._nodes for child in node.step(element))
+        # Where the patterns alone say what comes next, it is found once: policies live longer than writes.
+        if isinstance(element, str):
+            if not self._globs:
+                return self._once(element, element if element in self._names else None)
+        elif not self._keyed or isinstance(element, Member):
+            return self._once(element, None)
+        return self._next(element)
+
+    def _once(self, element: Element, name: str | None) -> PathSet | None:
+        if name not in self._steps:
+            self._steps[name] = self._next(element)
+        return self._steps[name]
+
+    def _next(self, element: Element) -> PathSet | None:
+        nodes = tuple([child for node in self._nodes for child in node.step(element)])
         return PathSet._at(nodes) if nodes else None
 
     def __bool__(self) -> bool:

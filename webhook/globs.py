@@ -25,15 +25,22 @@ class Glob:
 
     text: str
     _pattern: Pattern | None = field(init=False, repr=False, compare=False)
+    _prefix: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.text) > MAX_LENGTH:
             raise ValueError(f"longer than {MAX_LENGTH:,} characters")
         object.__setattr__(self, "_pattern", _compile(self.text) if is_glob(self.text) else None)
+        prefix = self.text.partition("*")[0].partition("?")[0]
+        # What stands for half a surrogate pair is not compared here: see regexes.
+        object.__setattr__(self, "_prefix", prefix.partition("\ufffd")[0])
 
     def matches(self, text: str) -> bool:
         """Whether the pattern matches the whole of ``text``."""
-        return self.text == text if self._pattern is None else self._pattern.matches(text)
+        if self._pattern is None:
+            return self.text == text
+        # Most texts differ from the pattern at once, which costs a tenth of asking it.
+        return text.startswith(self._prefix) and self._pattern.matches(text)
 
     def __str__(self) -> str:
         return self.text

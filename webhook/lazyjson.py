@@ -6,14 +6,16 @@ is not asked for costs no more than to be skipped, and two objects are compared 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from webhook.errors import MalformedReview
 
 NESTED: Final = "the AdmissionReview is nested more deeply than driftwall reads (about 900 levels)"
+
+_T = TypeVar("_T")
 
 _METADATA: Final = "metadata"
 _ABSENT: Final = object()
@@ -28,12 +30,13 @@ class LazyObject(Mapping[str, Any]):
     JSON raises :class:`MalformedReview`.
     """
 
-    __slots__ = ("_place", "_values", "raw")
+    __slots__ = ("_place", "_typed", "_values", "raw")
 
     def __init__(self, raw: dict[str, msgspec.Raw], place: str) -> None:
         self.raw = raw
         self._place = place
         self._values: dict[str, Any] = {}
+        self._typed: dict[str, Any] = {}
 
     @classmethod
     def of(cls, raw: msgspec.Raw, place: str) -> LazyObject | None:
@@ -69,6 +72,17 @@ class LazyObject(Mapping[str, Any]):
                 value = _decoded(raw, self._place)
             self._values[key] = value
         return value
+
+    def get_as(self, key: str, decode: Callable[[msgspec.Raw], _T]) -> _T | None:
+        """A field's value as ``decode``, always the same for it, gives it; None if it is absent or does not fit."""
+        if key not in self._typed:
+            raw = self.raw.get(key)
+            try:
+                self._typed[key] = None if raw is None else decode(raw)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                self._typed[key] = None
+        found: _T | None = self._typed[key]
+        return found
 
     def __getitem__(self, key: str) -> Any:
         value = self.get(key, _ABSENT)

@@ -9,19 +9,23 @@ list, ``v:…`` a member of a set, ``.`` the container itself, ``{}`` a value ow
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from webhook import meta
 from webhook.diff import Position, Union, strictly_equal
-from webhook.fieldpath import Element, Index, Item, Member
+from webhook.fieldpath import Element, Identity, Index, Item, Member, identity
 from webhook.globs import Globs
+from webhook.lazyjson import LazyObject
 from webhook.listkeys import KEY_DEFAULTS, parse_item_key
 from webhook.tools import DECLARED_FIELDS, LAST_APPLIED
 
 Fields = Mapping[str, Any]
+
+_NULL: Final = msgspec.Raw(b"null")
+_BRACE: Final = ord("{")
 
 
 class OwnedFields:
@@ -32,7 +36,7 @@ class OwnedFields:
     def __init__(self, node: Fields) -> None:
         self._node = node
         self._children: dict[str, OwnedFields] = {}
-        self._indexes: dict[tuple[str, ...], dict[str, str]] = {}
+        self._indexes: dict[tuple[str, ...], dict[Identity, str]] = {}
         self.covers = not node
         self.owns_container = "." in node
 
@@ -42,11 +46,12 @@ class OwnedFields:
             case str():
                 return self._child("f:" + element)
             case Member(value):
-                return self._child(self._index(()).get(repr(value)))
+                return self._child(self._index(()).get(identity((value,)) or _NONE))
             case Item(keys):
-                index = self._index(tuple(name for name, _ in keys))
+                index = self._index(tuple([name for name, _ in keys]))
                 # An item that is not found by these keys may be there by the others.
-                return self._child(index.get(repr(keys))) or (_WHOLE if _OTHER_KEYS in index else None)
+                found = self._child(index.get(identity([value for _, value in keys]) or _NONE))
+                return found or (_WHOLE if _OTHER_KEYS in index else None)
             case Index():
                 # A list that is compared by position was keyed when it was declared: its items cannot be told apart.
                 return _WHOLE
@@ -59,32 +64,35 @@ class OwnedFields:
             child = self._children[key] = OwnedFields(node)
         return child
 
-    def _index(self, names: tuple[str, ...]) -> dict[str, str]:
+    def _index(self, names: tuple[str, ...]) -> dict[Identity, str]:
         """The keys of the items, known by the fields ``names``, or of a set's members, by what they stand for."""
         index = self._indexes.get(names)
         if index is None:
-            index = self._indexes[names] = {}
+            index = {}
             for key in self._node:
-                if (identity := _item_identity(key, names) if names else _member_identity(key)) is not None:
-                    index.setdefault(identity, key)
+                if (found := _item_identity(key, names) if names else _member_identity(key)) is not None:
+                    index.setdefault(found, key)
+            self._indexes[names] = index
         return index
 
 
 _WHOLE: Final = OwnedFields({})
 #: Stands in an index for items that are known by other fields than those asked for.
-_OTHER_KEYS: Final = ""
+_OTHER_KEYS: Final[Identity] = ((), ())
+#: Of an element whose keys are no scalars; no key of fieldsV1 has it.
+_NONE: Final[Identity] = ((), (None,))
 
 
-def _item_identity(key: str, names: tuple[str, ...]) -> str | None:
+def _item_identity(key: str, names: tuple[str, ...]) -> Identity | None:
     if not key.startswith("k:"):
         return None
     fields = {name: KEY_DEFAULTS[name] for name in names if name in KEY_DEFAULTS} | parse_item_key(key)
-    return repr(tuple((name, fields[name]) for name in names)) if fields.keys() == set(names) else _OTHER_KEYS
+    return identity([fields[name] for name in names]) if fields.keys() == set(names) else _OTHER_KEYS
 
 
-def _member_identity(key: str) -> str | None:
+def _member_identity(key: str) -> Identity | None:
     element = _element(key)
-    return repr(element.value) if isinstance(element, Member) else None
+    return identity((element.value,)) if isinstance(element, Member) else None
 
 
 class HeldValue:
@@ -97,7 +105,7 @@ class HeldValue:
     def __init__(self, value: Any) -> None:
         self.value = value
         self._children: dict[str, HeldValue] = {}
-        self._indexes: dict[tuple[str, ...], dict[str, HeldValue]] = {}
+        self._indexes: dict[tuple[str, ...], dict[Identity, HeldValue]] = {}
         self.covers = not (meta.is_map(value) or isinstance(value, list)) or not value
 
     def step(self, element: Element) -> HeldValue | None:
@@ -110,27 +118,35 @@ class HeldValue:
                     child = self._children[element] = HeldValue(value[element])
                 return child
             case Member(member):
-                return self._index(()).get(repr(member))
+                return self._find((), (member,))
             case Item(keys):
-                return self._index(tuple(name for name, _ in keys)).get(repr(keys)) or self._incomplete(keys)
+                names, values = tuple([name for name, _ in keys]), [value for _, value in keys]
+                return self._find(names, values) or self._incomplete(keys)
             case Index():
                 return HeldValue(None)
 
     def _items(self) -> list[Any]:
         return self.value if isinstance(self.value, list) else []
 
-    def _index(self, names: tuple[str, ...]) -> dict[str, HeldValue]:
-        """The items by the text of their fields ``names``, or a set's members by their own."""
+    def _find(self, names: tuple[str, ...], values: Sequence[Any]) -> HeldValue | None:
+        """The item whose fields ``names`` have these values, or the member of a set, without ``names``."""
+        wanted = identity(values)
+        if wanted is None:
+            return None
         index = self._indexes.get(names)
         if index is None:
-            index = self._indexes[names] = {}
+            index = {}
             for item in self._items():
                 if not names:
-                    index[repr(item)] = HeldValue(None)
+                    found = identity((item,))
                 elif isinstance(item, dict):
-                    identity = repr(tuple((name, item.get(name, KEY_DEFAULTS.get(name))) for name in names))
-                    index.setdefault(identity, HeldValue(item))
-        return index
+                    found = identity([item.get(name, KEY_DEFAULTS.get(name)) for name in names])
+                else:
+                    continue
+                if found is not None and found not in index:
+                    index[found] = HeldValue(item if names else None)
+            self._indexes[names] = index
+        return index.get(wanted)
 
     def _incomplete(self, keys: tuple[tuple[str, Any], ...]) -> HeldValue | None:
         """The item that lacks key fields, since the server fills them in, and has the others."""
@@ -142,12 +158,52 @@ class HeldValue:
         return None
 
 
-def managed_fields(obj: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+class Entry(msgspec.Struct, kw_only=True):
+    """One entry of metadata.managedFields. ``raw`` is its fieldsV1, which nobody has to read who finds it unchanged."""
+
+    manager: str | None = None
+    operation: str | None = None
+    api_version: str | None = msgspec.field(name="apiVersion", default=None)
+    subresource: str | None = None
+    raw: msgspec.Raw = msgspec.field(name="fieldsV1", default=_NULL)
+
+    @property
+    def fields(self) -> Fields:
+        """The fieldsV1 document."""
+        fields: Fields = _decode(self.raw)
+        return fields
+
+    def is_of(self, managers: Globs) -> bool:
+        """Whether it belongs to one of ``managers``."""
+        return managers.matches(self.manager or "")
+
+
+_decode: Final = msgspec.json.Decoder().decode
+_decode_entries: Final = msgspec.json.Decoder(list[Entry]).decode
+
+
+def entries(obj: Mapping[str, Any] | None) -> Sequence[Entry]:
+    """All of metadata.managedFields; empty if there are none."""
+    metadata = meta.metadata_of(obj)
+    if isinstance(metadata, LazyObject):
+        found = metadata.get_as("managedFields", _decode_entries)
+        if found is not None:
+            return found
+    # Of an odd shape, or an object that was looked up.
+    values = metadata.get("managedFields")
+    return [_entry(value) for value in values if isinstance(value, dict)] if isinstance(values, list) else ()
+
+
+def _entry(value: Mapping[str, Any]) -> Entry:
+    texts = (value.get(key) for key in ("manager", "operation", "apiVersion", "subresource"))
+    manager, operation, api_version, subresource = (None if text is None else str(text) for text in texts)
+    raw = msgspec.Raw(msgspec.json.encode(value.get("fieldsV1")))
+    return Entry(manager=manager, operation=operation, api_version=api_version, subresource=subresource, raw=raw)
+
+
+def managed_fields(obj: Mapping[str, Any] | None) -> list[Entry]:
     """The entries of metadata.managedFields that bring fields."""
-    entries = meta.metadata_of(obj).get("managedFields")
-    for entry in entries if isinstance(entries, list) else ():
-        if isinstance(entry, dict) and isinstance(entry.get("fieldsV1"), dict):
-            yield entry
+    return [entry for entry in entries(obj) if memoryview(entry.raw)[0] == _BRACE]
 
 
 def field_documents(objects: Iterable[Mapping[str, Any] | None], managers: Globs) -> tuple[list[Fields], list[Fields]]:
@@ -155,9 +211,9 @@ def field_documents(objects: Iterable[Mapping[str, Any] | None], managers: Globs
     tiers: tuple[list[Fields], list[Fields]] = ([], [])
     for obj in objects:
         for entry in managed_fields(obj):
-            tier = tiers[0 if managers.matches(str(entry.get("manager", ""))) else 1]
-            if entry["fieldsV1"] not in tier:
-                tier.append(entry["fieldsV1"])
+            tier = tiers[0 if entry.is_of(managers) else 1]
+            if (fields := entry.fields) not in tier:
+                tier.append(fields)
     return tiers
 
 
@@ -168,24 +224,22 @@ def owned(obj: Mapping[str, Any], managers: Globs) -> list[Fields]:
     defaults too, and the annotation says what was declared.
     """
     return [
-        fields
-        for entry, fields in _entries(obj, managers)
-        if entry.get("operation") == "Apply" or not _owns_last_applied(entry["fieldsV1"])
+        _as_called(entry, obj)
+        for entry in _own_entries(obj, managers)
+        if entry.operation == "Apply" or not _owns_last_applied(entry.fields)
     ]
 
 
-def _entries(obj: Mapping[str, Any], managers: Globs) -> Iterator[tuple[Mapping[str, Any], Fields]]:
-    """The entries of ``managers``, each with its fields as they are called in ``obj``."""
-    is_secret = obj.get("kind") == "Secret" and obj.get("apiVersion") == "v1"
-    for entry in managed_fields(obj):
-        if not managers.matches(str(entry.get("manager", ""))) or entry.get("subresource"):
-            continue
-        fields = entry["fieldsV1"]
-        if is_secret:
-            fields = _string_data(fields)
-        if entry.get("apiVersion") != obj.get("apiVersion"):
-            fields = _widened(fields, obj)
-        yield entry, fields
+def _own_entries(obj: Mapping[str, Any], managers: Globs) -> list[Entry]:
+    return [entry for entry in managed_fields(obj) if not entry.subresource and entry.is_of(managers)]
+
+
+def _as_called(entry: Entry, obj: Mapping[str, Any]) -> Fields:
+    """The fields of an entry as they are called in ``obj``."""
+    fields = entry.fields
+    if obj.get("kind") == "Secret" and obj.get("apiVersion") == "v1":
+        fields = _string_data(fields)
+    return fields if entry.api_version == obj.get("apiVersion") else _widened(fields, obj)
 
 
 def declared(obj: Mapping[str, Any], managers: Globs, *, config_sync: bool = False) -> Position | None:
@@ -213,10 +267,9 @@ def made_by_controller(obj: Mapping[str, Any]) -> Position:
 def _owning(obj: Mapping[str, Any]) -> list[Fields]:
     """The fieldsV1 documents that hold the ownerReferences of ``obj``."""
     return [
-        entry["fieldsV1"]
+        fields
         for entry in managed_fields(obj)
-        if isinstance(entry["fieldsV1"].get("f:metadata"), dict)
-        and "f:ownerReferences" in entry["fieldsV1"]["f:metadata"]
+        if isinstance(metadata := (fields := entry.fields).get("f:metadata"), dict) and "f:ownerReferences" in metadata
     ]
 
 
@@ -227,8 +280,14 @@ def disowned(old: Mapping[str, Any], new: Mapping[str, Any], managers: Globs) ->
     unchanged field is an attempt on the source of what is declared, be it that entry or last-applied-configuration,
     which is believed for the sake of its owner.
     """
-    before, after = ([fields for _, fields in _entries(side, managers)] for side in (old, new))
-    return _any_lost(before, after, old, new)
+    ours, theirs = _own_entries(old, managers), _own_entries(new, managers)
+    version = old.get("apiVersion")
+    if version == new.get("apiVersion"):
+        # What is the same in both was not taken away.
+        kept = {bytes(entry.raw) for entry in theirs if entry.api_version == version}
+        if all(entry.api_version == version and bytes(entry.raw) in kept for entry in ours):
+            return False
+    return _any_lost([_as_called(entry, old) for entry in ours], [_as_called(entry, new) for entry in theirs], old, new)
 
 
 def disowned_child(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
@@ -239,25 +298,26 @@ def disowned_child(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 def _any_lost(
     before: Sequence[Fields], after: Sequence[Fields], old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> bool:
-    return any(_lost(fields, after, HeldValue(old), HeldValue(new)) for fields in before)
+    held = HeldValue(old), HeldValue(new)
+    return any(not _is_kept(fields, after) and _lost(fields, after, *held) for fields in before)
+
+
+def _is_kept(node: Fields, kept: Sequence[Fields]) -> bool:
+    # Whole is more than a part: so the server itself writes it once a list has become atomic in its definition.
+    return any(not k or k == node for k in kept)
 
 
 def _lost(node: Fields, kept: Sequence[Fields], old: HeldValue, new: HeldValue) -> bool:
-    # Whole is more than a part: so the server itself writes it once a list has become atomic in its definition.
-    if any(not k or k == node for k in kept):
-        return False
+    """Whether something of ``node``, which ``kept`` has not as it is, is in none of it though its value is the same."""
     if not node:
         return strictly_equal(old.value, new.value)
     for key, child in node.items():
-        element = _element(key)
-        if element is None or not isinstance(child, dict):
-            continue
-        before, after = old.step(element), new.step(element)
-        if before is None or after is None:
-            continue
         # By its own key and no other: what may be the item is not enough to say that it is still owned.
         further = [inner for k in kept if isinstance(inner := k.get(key), dict)]
-        if _lost(child, further, before, after):
+        if not isinstance(child, dict) or _is_kept(child, further) or (element := _element(key)) is None:
+            continue
+        before, after = old.step(element), new.step(element)
+        if before is not None and after is not None and _lost(child, further, before, after):
             return True
     return False
 
@@ -285,9 +345,9 @@ def _last_applied(obj: Mapping[str, Any], managers: Globs) -> Fields | None:
     applied = _annotated(obj, LAST_APPLIED)
     if applied is None:
         return None
-    owners = [str(e.get("manager", "")) for e in managed_fields(obj) if _owns_last_applied(e["fieldsV1"])]
+    owners = [entry for entry in managed_fields(obj) if _owns_last_applied(entry.fields)]
     # Left behind by a person's kubectl apply: it tells what that person declared, not what the tool did.
-    if owners and not any(managers.matches(owner) for owner in owners):
+    if owners and not any(entry.is_of(managers) for entry in owners):
         return None
     if obj.get("kind") == "Secret" and isinstance(applied.get("stringData"), dict):
         data = applied.get("data")

@@ -10,6 +10,7 @@ import msgspec
 
 from webhook import meta, tags
 from webhook.admission import ObjectRef, Review
+from webhook.case import Case, Context
 from webhook.diff import Change, Position, Union, diff, differing, select
 from webhook.fieldpath import PathSet
 from webhook.globs import Globs
@@ -127,14 +128,7 @@ class Facts:
         return disowned_child(old, new) if self._subject.owners else disowned(old, new, self._names)
 
 
-def judge(
-    review: Review,
-    subject: Subject,
-    managers: Sequence[Claim],
-    candidates: Sequence[Candidate],
-    objects: Objects,
-    settled: PathSet,
-) -> list[Judged]:
+def judge(context: Context, case: Case, settled: PathSet) -> list[Judged]:
     """Every policy that the write violates.
 
     What is protected on every managed object is one fact, however many policies select it: the strictest tells it.
@@ -144,24 +138,23 @@ def judge(
     own: dict[str, Sequence[Finding]] = {}
     base: dict[str, list[Finding]] = {}
     judged: list[Policy] = []
-    markers = tuple([claim.marker for claim in managers])
-    for candidate in candidates:
+    review, subject = context.review, case.subject
+    markers = tuple([claim.marker for claim in case.claims])
+    for candidate in case.meant:
         policy = candidate.policy
-        if policy.trusted.find(review.user) is not None:
-            continue
         if subject.deletion:
             violated = policy.deletion and candidate.whole
         else:
             names = policy.managers(markers)
             if (facts := known.get(names)) is None:
-                facts = known[names] = Facts(review, subject, managers, names)
-            automation = policy.automation.find(review.user)
+                facts = known[names] = Facts(review, subject, case.claims, names)
+            automation = context.find(policy.automation)
             allowance = automation.fields if automation is not None else None
             intruded = candidate.whole and subject.intrusion and bool(subject.owners)
             own[policy.name] = facts.changes if intruded else _own(candidate, subject, facts, settled, allowance)
             base[policy.name] = facts.base(settled, allowance)
             violated = intruded or bool(own[policy.name] or base[policy.name])
-        if violated and _in_selected_namespace(review, policy, subject, objects):
+        if violated and _in_selected_namespace(review, policy, subject, context.objects):
             judged.append(policy)
     guardian = min((p for p in judged if base.get(p.name)), key=guardian_rank, default=None)
     result = []

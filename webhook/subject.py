@@ -11,6 +11,7 @@ from webhook import meta
 from webhook.admission import ObjectRef, Review
 from webhook.diff import strictly_equal
 from webhook.errors import LookupFailed
+from webhook.ownership import entries
 
 Objects = Mapping[ObjectRef, Mapping[str, Any] | None]
 
@@ -224,10 +225,10 @@ def with_ownership(subject: Subject, objects: Objects) -> Subject:
     old, new = subject.old, subject.new
     if old is None or new is None:
         return subject
-    metadata = meta.metadata_of(old)
-    present = bool(metadata.get("managedFields"))
+    present = bool(entries(old))
     if present and not strictly_equal(old, new):
         return subject
+    metadata = meta.metadata_of(old)
     version = str(metadata.get("resourceVersion", ""))
     ref = subject.ref._replace(resource_version=version)
     # Newer servers tell the truth of a write that changes nothing, and driftwall may not be allowed to look there.

@@ -67,13 +67,23 @@ class Marker:
     service_accounts: tuple[str, ...] = ()
     way_out: str
     protected: PathSet = field(init=False, compare=False, repr=False)
+    _in_labels: bool = field(init=False, compare=False, repr=False)
+    _first: str = field(init=False, compare=False, repr=False)
     written_by: Globs = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         paths = [("metadata", "labels", key) for key in (*self.labels, *self.opt_outs)]
         paths += [("metadata", "annotations", key) for key in (*self.annotations, *self.opt_outs)]
         object.__setattr__(self, "protected", PathSet(paths))
+        object.__setattr__(self, "_in_labels", bool(self.labels))
+        object.__setattr__(self, "_first", next(iter(self.labels or self.annotations)))
         object.__setattr__(self, "written_by", Globs(self.managers))
+
+    def is_on(self, labels: Mapping[str, Any], annotations: Mapping[str, Any]) -> bool:
+        """Whether all of the marker's labels and annotations are there."""
+        if self._first not in (labels if self._in_labels else annotations):
+            return False
+        return _has(labels, self.labels) and _has(annotations, self.annotations)
 
 
 def _tracked_object(annotations: Mapping[str, str], me: Identity) -> bool:
@@ -260,7 +270,7 @@ def claims(obj: Mapping[str, Any], markers: Iterable[Marker] = MARKERS) -> list[
         return []
     found = []
     for marker in markers:
-        if not (_has(labels, marker.labels) and _has(annotations, marker.annotations)):
+        if not marker.is_on(labels, annotations):
             continue
         if marker.names_object is not None:
             if not marker.names_object(annotations, _identity(obj)):
