@@ -109,12 +109,16 @@ def test_the_key_of_another_certificate_is_refused() -> None:
     assert problem(SERVING.certificate, CA.key) == "the certificate and the key do not belong together"
 
 
-@pytest.mark.parametrize("pem", [b"", b"nonsense", SERVING.key, SERVING.certificate[:200]])
+# Of themselves, the keys would be in the names, others in every process.
+NAMES = ("nothing", "nonsense", "the other one", "cut off")
+
+
+@pytest.mark.parametrize("pem", [b"", b"nonsense", SERVING.key, SERVING.certificate[:200]], ids=NAMES)
 def test_what_is_no_certificate_is_refused(pem: bytes) -> None:
     assert problem(pem, SERVING.key) == "the certificate holds no certificate in PEM form, or a damaged one"
 
 
-@pytest.mark.parametrize("pem", [b"", b"nonsense", SERVING.certificate, SERVING.key[:100]])
+@pytest.mark.parametrize("pem", [b"", b"nonsense", SERVING.certificate, SERVING.key[:100]], ids=NAMES)
 def test_what_is_no_key_is_refused(pem: bytes) -> None:
     assert problem(SERVING.certificate, pem) == "the key is no private key in PEM form, or a damaged one"
 
