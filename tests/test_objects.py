@@ -332,6 +332,7 @@ def test_a_caller_who_gives_up_takes_nothing_from_the_others(fake: FakeApiServer
     with asyncio.Runner() as runner:
         assert runner.run(first_gives_up()) == DEPLOYMENT
     assert fake.requests == [WEB_PATH]
+    assert reads.results == ["failed", "found"]
 
 
 def test_the_cache_is_bounded_in_objects_and_in_bytes(fake: FakeApiServer, reads: Reads) -> None:

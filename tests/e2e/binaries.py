@@ -81,7 +81,7 @@ def _built_from_debian() -> Path:
     """The folder with what is built from Debian's source, kept from an earlier run or built now."""
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
-    with _alone(cache / "kubernetes.lock"):
+    with alone(cache / "kubernetes.lock"):
         kept = _kept(cache)
         if kept is not None:
             return kept
@@ -109,7 +109,7 @@ def _kept(cache: Path) -> Path | None:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def alone(lock: Path) -> Iterator[None]:
     """Hold a file lock: two runs must not build at once, and the second one finds the first one's work."""
     with lock.open("w") as held:
         try:

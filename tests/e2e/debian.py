@@ -47,22 +47,44 @@ def install(packages: Iterable[str]) -> None:
     """
     names = sorted(packages)
     by_hand = f"install {' '.join(names)} yourself, or {_INSTEAD}"
+    say(f"installing {', '.join(names)}")
+    for arguments in (["update"], ["install", "-y", "--no-install-recommends", *names]):
+        _apt_get(names, arguments, by_hand)
+
+
+def unpack(package: str, folder: Path) -> None:
+    """Put what is in a Debian package below `folder`, without installing it: no service of it is ever started.
+
+    Raises PreparationError where apt-get is missing, may not be run, or fails.
+    """
+    by_hand = f"install {package} yourself"
+    say(f"unpacking Debian's {package}")
+    _apt_get([package], ["update"], by_hand)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="unpack-", dir=folder.parent) as scratch:
+        download = ["apt-get", "-q", "-o", "APT::Sandbox::User=", "download", package]
+        _run_with_progress(download, Path(scratch), None, f"downloading {package}")
+        [archive] = Path(scratch).glob("*.deb")
+        unpacked = Path(scratch) / "unpacked"
+        subprocess.run(["dpkg-deb", "-x", archive, unpacked], check=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        unpacked.rename(folder)
+
+
+def _apt_get(names: list[str], arguments: list[str], by_hand: str) -> None:
     if shutil.which("apt-get") is None:
         raise PreparationError(f"{', '.join(names)}: missing, and there is no apt-get here: {by_hand}")
     # -n: a password prompt under pytest would be an invisible hang.
     prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
     if prefix and shutil.which("sudo") is None:
         raise PreparationError(f"{', '.join(names)}: missing, and this user is not root and has no sudo: {by_hand}")
-    say(f"installing {', '.join(names)}")
     environment = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-o", _APT_LOCK]
     with _INSTALLING.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for arguments in (["update"], ["install", "-y", "--no-install-recommends", *names]):
-            done = subprocess.run([*environment, *arguments], capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                said = _tail(done.stdout + done.stderr)
-                failed = f"apt-get {' '.join(arguments)} failed with {done.returncode}"
-                raise PreparationError(f"{failed}: {by_hand}\n{said}")
+        done = subprocess.run([*environment, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = _tail(done.stdout + done.stderr)
+        raise PreparationError(f"apt-get {' '.join(arguments)} failed with {done.returncode}: {by_hand}\n{said}")
 
 
 def build(scratch: Path) -> tuple[str, Path]:

@@ -90,6 +90,10 @@ class ObjectReader:
         except TimeoutError:
             self._on_result("failed")
             raise LookupFailed(f"{ref} could not be looked up within {CALL_SECONDS:g} s; try again") from None
+        except asyncio.CancelledError:
+            # Whoever asked has less time than we have.
+            self._on_result("failed")
+            raise
         except LookupFailed as error:
             self._on_result("failed")
             raise LookupFailed(f"{ref} could not be looked up: {error}") from None
