@@ -25,12 +25,16 @@ _AUDIT_POLICY = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a test may want otherwise: `feature_gates` of both Kubernetes servers, and flags that win over ours."""
+    """What a test may want otherwise: `feature_gates` of both Kubernetes servers, and flags that win over ours.
+
+    `addresses` are those that the API server is reached at beside loopback.
+    """
 
     feature_gates: Mapping[str, bool] = field(default_factory=dict)
     api_server_flags: Sequence[str] = ()
     controller_manager_flags: Sequence[str] = ()
     disabled_admission_plugins: Sequence[str] = ()
+    addresses: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +107,7 @@ class Servers:
 
     def _write_secrets(self) -> None:
         certificate, key = self._authority.serving(
-            "kube-apiserver", ["127.0.0.1", "localhost", "kubernetes.default.svc"]
+            "kube-apiserver", ["127.0.0.1", "localhost", "kubernetes.default.svc", *self._options.addresses]
         )
         rows = [f'{user.token},{name},{name}-uid,"{",".join(user.groups)}"' for name, user in self._users.items()]
         contents = {
@@ -134,7 +138,8 @@ class Servers:
     def _start_api_server(self) -> None:
         flags: dict[str, object] = {
             "etcd-servers": self._etcd_url,
-            "bind-address": "127.0.0.1",
+            # It binds one address or all; those of a test's own hosts are behind links of this machine's own.
+            "bind-address": "0.0.0.0" if self._options.addresses else "127.0.0.1",  # noqa: S104
             "advertise-address": "127.0.0.1",
             "secure-port": self.api.port,
             "tls-cert-file": self.folder / "api-server.pem",
@@ -195,6 +200,8 @@ class Servers:
         gates = dict(self._options.feature_gates)
         if self.version < (1, 23):
             gates.setdefault("EphemeralContainers", True)  # alpha until then; pods/ephemeralcontainers needs it
+        if self.version < (1, 21):
+            gates.setdefault("BoundServiceAccountTokenVolume", True)  # alpha until then: the token of a pod is its own
         listed = ",".join(f"{gate}={str(on).lower()}" for gate, on in gates.items())
         return {"feature-gates": listed} if listed else {}
 

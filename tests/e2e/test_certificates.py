@@ -10,7 +10,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +24,7 @@ from tests.serving import environment
 from . import processes
 from .api import Api, Object
 from .control_plane import ControlPlane
+from .writes import Writes
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE, GUARDED = "driftwall-certificates", "guarded-with-certificates"
@@ -225,47 +225,16 @@ def _webhook(kind: str, port: int) -> Object:
     }
 
 
-class Writes:
-    """Writes that go through both webhooks, from several threads, from `with` on; `failures` are to be none."""
-
-    def __init__(self, plane: ControlPlane, threads: int = 2) -> None:
-        self._plane = plane
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(threads)]
-        self.done = 0
-        self.failures: list[str] = []
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def go_on(self, writes: int = 10) -> None:
-        wanted = self.done + writes
-        self._plane.wait_for(lambda: self.done >= wanted, "more writes")
-
-    def _run(self, thread: int) -> None:
-        number = 0
-        while not self._stop.is_set():
-            number += 1
-            answer = write(self._plane, f"steady-{thread}-{number % 10}", str(number))
-            if answer is None:
-                self.done += 1
-            else:
-                self.failures.append(answer)
-
-
 def write(plane: ControlPlane, name: str, value: str, **metadata: Any) -> str | None:
     """Write a ConfigMap; gives what was wrong, if anything was."""
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, **metadata}, "data": {"value": value}}
     path = f"/api/v1/namespaces/{GUARDED}/configmaps/{name}?fieldManager=test&force=true"
     status, answer = plane.raw("PATCH", path, body, headers={"Content-Type": "application/apply-patch+yaml"})
     return None if status < 300 else str(answer.get("message"))
+
+
+def steady_writes(plane: ControlPlane) -> Writes:
+    return Writes(plane, lambda thread, number: write(plane, f"steady-{thread}-{number % 10}", str(number)))
 
 
 @pytest.fixture
@@ -335,7 +304,7 @@ def test_a_hundred_certificates_and_a_ca_under_a_steady_load_fail_no_write(
     cluster: Cluster, replicas: tuple[Replica, Replica]
 ) -> None:
     plane = cluster.plane
-    with Writes(plane) as writes:
+    with steady_writes(plane) as writes:
         for _ in range(100):
             renew_serving(cluster, replicas)
         writes.go_on()
@@ -386,7 +355,7 @@ def test_a_leader_that_is_killed_during_a_rotation_is_followed_by_another(cluste
             plane.wait_for(called.is_ready, "the other replica to be ready")
             plane.wait_for(cluster.is_steady, "the bundles to be in place")
             plane.wait_for(lambda: write(plane, "probe", "x") is None, "the API server to trust them")
-            with Writes(plane) as writes:
+            with steady_writes(plane) as writes:
                 before = cluster.secret()
                 cluster.ask("ca")
                 plane.wait_for(lambda: "previous-ca.crt" in cluster.secret(), "the rotation to begin")

@@ -1,11 +1,6 @@
 """What is in deploy/, on a real API server: accepted, installed twice, upgraded, removed; and the emergency page."""
 
-import base64
-import contextlib
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,25 +11,21 @@ import yaml
 from tests.deploying import (
     DEPLOY,
     NAMESPACE,
-    ROOT,
     VALUES,
     Object,
-    build,
     chart_for_version,
     commands,
     for_version,
     named,
     render,
 )
-from tests.serving import environment
 from webhook.cluster import leases
 from webhook.cluster.connection import connect
 from webhook.cluster.resources import Resources
 from webhook.errors import ClusterError
 
-from . import binaries
-from .api import Api
 from .control_plane import ControlPlane
+from .installing import WEBHOOKS, client, in_namespace, installed, kubectl, overlay, shell, take_away
 from .kinds import FLUX
 from .servers import Options
 
@@ -52,10 +43,6 @@ CHOICES: Sequence[Object] = (
         "config": {"exemptNamespaces": []},
     },
 )
-WEBHOOKS = "validatingwebhookconfigurations", "mutatingwebhookconfigurations"
-ADMISSION = "/apis/admissionregistration.k8s.io/v1"
-# Of whoever runs the test's API server, and what every namespace has.
-NOT_OURS = ("driftwall-e2e-", "kube-root-ca.crt", "default")
 
 
 @pytest.fixture(scope="module")
@@ -81,65 +68,6 @@ def plane(cluster: ControlPlane) -> Iterator[ControlPlane]:
     assert installed(cluster) == []
     yield cluster
     take_away(cluster)
-
-
-def take_away(plane: ControlPlane) -> None:
-    for name, path in found(plane).items():
-        # What is in the namespace goes with it.
-        if "/namespaces/" not in path and not name.startswith("Namespace "):
-            plane.raw("DELETE", path)
-    plane.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
-    plane.wait_for(lambda: installed(plane) == [], "everything to be gone")
-
-
-def found(plane: ControlPlane) -> dict[str, str]:
-    """Every object of driftwall's that there is, of any kind: kind and name, and path; webhook configurations first."""
-    bases = [f"/apis/{group['preferredVersion']['groupVersion']}" for group in plane.get("/apis")["groups"]]
-    ours = {}
-    for base in sorted(["/api/v1", *bases], key=lambda base: base != ADMISSION):
-        for resource in plane.get(base)["resources"]:
-            if "list" not in resource["verbs"] or resource["kind"] == "Event":
-                continue
-            for item in plane.get(f"{base}/{resource['name']}")["items"]:
-                metadata = item["metadata"]
-                if is_ours(metadata):
-                    within = f"/namespaces/{metadata['namespace']}" if resource["namespaced"] else ""
-                    ours[f"{resource['kind']} {metadata['name']}"] = (
-                        f"{base}{within}/{resource['name']}/{metadata['name']}"
-                    )
-    return ours
-
-
-def is_ours(metadata: Object) -> bool:
-    if metadata["name"].startswith(NOT_OURS):
-        return False
-    labels = metadata.get("labels", {})
-    own = labels.get("app.kubernetes.io/name") == "driftwall" or "driftwall" in metadata["name"]
-    return own or metadata.get("namespace") == NAMESPACE
-
-
-def installed(plane: ControlPlane) -> list[str]:
-    """Kind and name of every object of driftwall's."""
-    return sorted(found(plane))
-
-
-def in_namespace(plane: ControlPlane) -> list[str]:
-    return [name for name in installed(plane) if name != f"Namespace {NAMESPACE}"]
-
-
-def kubectl(plane: ControlPlane, *arguments: str, objects: list[Object]) -> str:
-    """kubectl with objects as its input; without validation, which knows older fields alone."""
-    text = yaml.safe_dump_all([for_version(each, plane.version) for each in objects])
-    validation = () if arguments[0] == "delete" else ("--validate=false",)
-    return plane.kubectl(*arguments, *validation, "-f", "-", stdin=text).stdout
-
-
-def overlay(name: str) -> list[Object]:
-    return build(binaries.find().kubectl, name)
-
-
-def client(plane: ControlPlane) -> Api:
-    return Api(int(plane.url.rpartition(":")[2]), plane.ca_pem.decode())
 
 
 def collection_of(plane: ControlPlane, each: Object) -> str:
@@ -216,85 +144,9 @@ def missing(wanted: object, there: object, where: str = "") -> list[str]:
 # Installed, upgraded, removed
 
 
-def test_an_overlay_is_installed_twice_upgraded_and_removed_and_nothing_is_left(plane: ControlPlane) -> None:
-    dry_run, enforce = overlay("dry-run"), overlay("enforce")
-    kubectl(plane, "apply", objects=dry_run)
-    first = installed(plane)
-    again = kubectl(plane, "apply", objects=dry_run).splitlines()
-    assert [line for line in again if not line.endswith(" unchanged")] == []
-    bundle = put_bundle(plane)
-    kubectl(plane, "apply", objects=enforce)
-    assert "MutatingWebhookConfiguration driftwall" in installed(plane)
-    # What driftwall has put there, and what its Secret holds, is not in what is applied, and stays.
-    assert bundles(plane) == {bundle}
-    assert plane.get("secret", "driftwall-tls", NAMESPACE)["data"] == {"tls.crt": "aGVsZA=="}
-    plane.wait_for(lambda: len(plane.get("pods", None, NAMESPACE)["items"]) == 2, "the pods")
-    deletion, removal = next_commands(DEPLOY / "README.md", "kubectl delete --ignore-not-found")
-    shell(plane, deletion)
-    assert not [name for name in installed(plane) if "Webhook" in name]
-    assert removal == "kubectl delete --ignore-not-found -k deploy/kustomize/overlays/enforce"
-    kubectl(plane, "delete", "--ignore-not-found", objects=enforce)
-    plane.wait_for(lambda: installed(plane) == [], "everything to be gone")
-    assert len(first) > 15
-
-
-def put_bundle(plane: ControlPlane) -> str:
-    """Do as driftwall does with its Secret and its webhook configuration; give the bundle."""
-    path = f"/api/v1/namespaces/{NAMESPACE}/secrets/driftwall-tls?fieldManager=driftwall"
-    patch(plane, path, {"data": {"tls.crt": "aGVsZA=="}}, "merge")
-    bundle = as_base64(plane.ca_pem)
-    configuration = plane.get(f"{ADMISSION}/{WEBHOOKS[0]}/driftwall")
-    hooks = [{"name": hook["name"], "clientConfig": {"caBundle": bundle}} for hook in configuration["webhooks"]]
-    path = f"{ADMISSION}/{WEBHOOKS[0]}/driftwall?fieldManager=driftwall"
-    patch(plane, path, {"webhooks": hooks}, "strategic-merge")
-    return bundle
-
-
-def bundles(plane: ControlPlane) -> set[str]:
-    """The bundles of the webhooks that are in the configurations of both overlays."""
-    hooks = plane.get(f"{ADMISSION}/{WEBHOOKS[0]}/driftwall")["webhooks"]
-    return {hook["clientConfig"].get("caBundle", "") for hook in hooks}
-
-
-def as_base64(pem: bytes) -> str:
-    return base64.b64encode(pem).decode()
-
-
 def patch(plane: ControlPlane, path: str, body: Object, kind: str) -> None:
     status, answer = plane.raw("PATCH", path, body, headers={"Content-Type": f"application/{kind}-patch+json"})
     assert status == 200, answer
-
-
-def next_commands(page: Path, beginning: str) -> tuple[str, str]:
-    """The first command of a page that begins so, and the one after it."""
-    found = commands(page)
-    index = next(index for index, command in enumerate(found) if command.startswith(beginning))
-    return found[index], found[index + 1]
-
-
-def shell(plane: ControlPlane, command: str, *, at: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run a line of a page as an administrator would, at the root of a checkout."""
-    folder = plane.folder / "bin"
-    folder.mkdir(exist_ok=True)
-    link = folder / "kubectl"
-    if not link.exists():
-        link.symlink_to(binaries.find().kubectl)
-    environment = {
-        "PATH": f"{folder}:/usr/bin:/bin",
-        "HOME": str(plane.folder / "home"),
-        "KUBECONFIG": str(plane.kubeconfig("admin")),
-    }
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command],
-        env=environment,
-        cwd=at,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, (command, done.stdout, done.stderr)
-    return done
 
 
 def test_a_release_is_installed_upgraded_and_uninstalled_webhooks_first(plane: ControlPlane, tmp_path: Path) -> None:
@@ -355,81 +207,6 @@ def test_the_rights_by_name_are_enough_to_make_what_is_gone_anew(plane: ControlP
         resources.ensure(f"{secrets}/another", other)
     with pytest.raises(ClusterError, match="driftwall may not"):
         resources.get(secrets)
-
-
-@pytest.mark.parametrize("name", ["enforce", "custom-resources"])
-def test_driftwall_comes_up_with_the_arguments_and_the_rights_that_it_is_given(
-    name: str, plane: ControlPlane, tmp_path: Path
-) -> None:
-    objects = overlay(name)
-    definitions = [each for each in objects if each["kind"] == "CustomResourceDefinition"]
-    if definitions:
-        kubectl(plane, "apply", objects=definitions)
-        plane.wait_for(lambda: plane.get("driftpolicies") and plane.get("driftwallconfigs"), "the definitions")
-    token = plane.service_account_token(NAMESPACE, "driftwall")  # kubelet's doing, whom no webhook stops from v1.28 on
-    kubectl(plane, "apply", objects=objects)
-    refused = len(forbidden(plane))
-    with serving(plane, objects, token, tmp_path) as log:
-        plane.wait_for(lambda: "ready" in messages(log), "driftwall to be ready")
-        assert set(plane.get("secret", "driftwall-tls", NAMESPACE)["data"]) >= {"ca.crt", "tls.crt", "tls.key"}
-        plane.wait_for(lambda: len(bundles(plane)) == 1 and bundles(plane) != {""}, "its CA in every webhook")
-        if name == "custom-resources":
-            plane.wait_for(lambda: statuses(plane) == {"True"}, "every policy to be accepted")
-        assert forbidden(plane)[refused:] == []
-
-
-@contextlib.contextmanager
-def serving(plane: ControlPlane, objects: Sequence[Object], token: str, folder: Path) -> Iterator[Path]:
-    """The Deployment's container, but for its image and its addresses; gives its messages."""
-    (container,) = next(each for each in objects if each["kind"] == "Deployment")["spec"]["template"]["spec"][
-        "containers"
-    ]
-    policies = folder / "policies"
-    policies.mkdir()
-    for each in objects:
-        if each["kind"] == "ConfigMap":
-            (policies / "policies.yaml").write_text(each["data"]["policies.yaml"])
-    arguments = [argument.replace("/etc/driftwall/policies", str(policies)) for argument in container["args"]]
-    kubeconfig = folder / "kubeconfig.json"
-    kubeconfig.write_text(client(plane).kubeconfig("driftwall", token=token))
-    arguments += [f"--kubeconfig={kubeconfig}", "--listen=127.0.0.1:0", "--management-listen=127.0.0.1:0"]
-    log = folder / "messages.jsonl"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "webhook", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=output,
-            cwd=ROOT,
-            env=environment(POD_NAME="driftwall-0", POD_NAMESPACE=NAMESPACE),
-        )
-    try:
-        yield log
-    finally:
-        process.send_signal(signal.SIGINT)  # which waits for no endpoint
-        try:
-            process.wait(timeout=30)
-        finally:
-            process.kill()
-
-
-def messages(log: Path) -> list[str]:
-    lines = log.read_text().splitlines(keepends=True)
-    return [json.loads(line)["message"] for line in lines if line.endswith("}\n")]
-
-
-def statuses(plane: ControlPlane) -> set[str]:
-    items = [item for kind in ("driftpolicies", "driftwallconfigs") for item in plane.get(kind)["items"]]
-    assert len(items) == 3
-    conditions = [item.get("status", {}).get("conditions", []) for item in items]
-    return {condition["status"] for each in conditions for condition in each or [{"status": "Unknown"}]}
-
-
-def forbidden(plane: ControlPlane) -> list[str]:
-    """What driftwall has tried and may not."""
-    user = f"system:serviceaccount:{NAMESPACE}:driftwall"
-    events = [event for event in plane.audit_events() if event["user"]["username"] == user]
-    return [event["requestURI"] for event in events if event.get("responseStatus", {}).get("code") == 403]
 
 
 # The emergency page
