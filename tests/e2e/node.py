@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from .api import ApiError, Object
 from .control_plane import ControlPlane
+from .driftwall import Driftwall
 from .network import Host, Network
 
 NAME = "worker"
@@ -206,6 +207,7 @@ class Node:
                 start_new_session=True,
             )
         self._replicas[uid] = replica
+        Driftwall.all_decisions.append(folder / "decisions.jsonl")
         self._report(replica, f"{self._pods}/{replica.name}")
 
     def _surroundings(self, pod: Object) -> dict[str, str]:

@@ -196,14 +196,14 @@ def next_version(objects: Sequence[Object]) -> list[Object]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installed:
-    """The cluster with driftwall that goes by custom resources, and how many lines the audit log had before it came."""
+    """The cluster with driftwall that goes by custom resources, and how often the audit log named it before."""
 
     cluster: Cluster
     begun: int
 
     def requests(self) -> list[Object]:
         """What driftwall has asked of the API server, but for what everybody may ask: which APIs there are."""
-        events = list(self.cluster.plane.audit_events())[self.begun :]
+        events = list(self.cluster.plane.audit_events(USER))[self.begun :]
         own = [event for event in events if event["user"]["username"] == USER]
         return [event for event in own if "resource" in event.get("objectRef", {})]
 
@@ -211,7 +211,7 @@ class Installed:
 @pytest.fixture(scope="module")
 def custom(cluster: Cluster) -> Installed:
     """Installed, or taken over from a ConfigMap, and put to enforcing as the page says."""
-    plane, begun = cluster.plane, sum(1 for _ in cluster.plane.audit_events())
+    plane, begun = cluster.plane, sum(1 for _ in cluster.plane.audit_events(USER))
     # Where it runs already, it takes its own kinds from nobody but Flux.
     shell(plane, commands_after("kubectl delete --ignore-not-found", 1)[0])
     definitions, established, policies = commands_after("kubectl apply -k deploy/crds", 3)
@@ -443,7 +443,9 @@ def what_is_gone_is_made_anew(cluster: Cluster) -> None:
     for path in (LEASE, SECRET):
         status, answer = cluster.plane.raw("DELETE", path)
         assert status == 200, answer
-    cluster.plane.wait_for(lambda: cluster.rotated(before) and cluster.plane.exists(LEASE), "a new certificate")
+    cluster.plane.wait_for(
+        lambda: cluster.rotated(before) and cluster.plane.exists(LEASE), "a new certificate", seconds=60
+    )
     cluster.plane.wait_for(lambda: cluster.forbidden(0, 3) is None, "it to be trusted")
 
 
