@@ -270,10 +270,6 @@ def test_it_makes_its_certificate_with_the_rights_of_its_role_and_is_called_by_i
     plane = cluster.plane
     assert sorted(cluster.secret()) == ["ca.crt", "ca.key", "tls.crt", "tls.key"]
     assert [replica.leads() for replica in replicas] == [True, False]
-    owner = {"kustomize.toolkit.fluxcd.io/name": "shop", "kustomize.toolkit.fluxcd.io/namespace": "flux-system"}
-    denial = write(plane, "managed", "1", labels=owner)
-    assert denial is not None
-    assert "denied the request" in denial
     account = f"system:serviceaccount:{NAMESPACE}:driftwall"
     events = [event for event in plane.audit_events() if event["user"]["username"] == account]
     # Whatever is in its role is used, and nothing else is asked for: not even in vain.
@@ -281,6 +277,10 @@ def test_it_makes_its_certificate_with_the_rights_of_its_role_and_is_called_by_i
     resources = ["leases", "mutatingwebhookconfigurations", "secrets", "validatingwebhookconfigurations"]
     assert used == {(resource, verb) for resource in resources for verb in ("get", "patch")}
     assert {event["responseStatus"]["code"] for event in events} <= {200, 201, 404, 409}
+    owner = {"kustomize.toolkit.fluxcd.io/name": "shop", "kustomize.toolkit.fluxcd.io/namespace": "flux-system"}
+    denial = write(plane, "managed", "1", labels=owner)
+    assert denial is not None
+    assert "denied the request" in denial
 
 
 def test_a_bundle_that_somebody_takes_away_comes_back(cluster: Cluster, replicas: tuple[Replica, Replica]) -> None:
