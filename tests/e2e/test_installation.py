@@ -330,6 +330,7 @@ def test_every_right_is_used_and_no_other_is_wanted(custom: Installed) -> None:
     try:
         marks_on_what_is_scaled(plane)
         deletions_of_children(plane)
+        denials_that_are_alike(cluster)
         broken_glass(cluster)
         what_is_gone_is_made_anew(cluster)
         given = rights(overlay("custom-resources"))
@@ -423,6 +424,15 @@ def deletions_of_children(plane: ControlPlane) -> None:
         refused(alice.send("POST", f"{pods}/{name}/eviction", eviction), "Flux")
 
 
+def denials_that_are_alike(cluster: Cluster) -> None:
+    """alice tries once more than there are replicas: one of them sees two that are alike, and counts both in one."""
+    assert cluster.allowed(9, 1) is None
+    assert [cluster.forbidden(9, number) for number in range(REPLICAS + 1)] == [None] * (REPLICAS + 1)
+    cluster.plane.wait_for(
+        lambda: any(each["count"] > 1 for each in events_about(cluster.plane, cluster.shop, "web-9")), "the Event"
+    )
+
+
 def broken_glass(cluster: Cluster) -> None:
     """What is in a Namespace whose glass is broken may be changed, and an Event tells."""
     sre = Person(plane=cluster.plane, user="sre", namespace=cluster.shop)
@@ -430,7 +440,10 @@ def broken_glass(cluster: Cluster) -> None:
     assert sre.kubectl("annotate", "namespace", cluster.shop, f"{annotation}=INC-1").done
     # A look-up is good for two seconds.
     cluster.plane.wait_for(lambda: (cluster.forbidden(0, 1) or "").startswith("200"), "alice to be let through")
-    cluster.plane.wait_for(lambda: events_about(cluster.plane, cluster.shop, "web-0"), "the Event")
+    told = "WriteUnderBreakGlass"
+    cluster.plane.wait_for(
+        lambda: told in {each["reason"] for each in events_about(cluster.plane, cluster.shop, "web-0")}, "the Event"
+    )
     assert sre.kubectl("annotate", "namespace", cluster.shop, f"{annotation}-").done
     # Before each try Flux takes back what alice has taken.
     mended = partial(cluster.allowed, 0, 1), partial(cluster.forbidden, 0, 2)
