@@ -25,7 +25,7 @@ export PIP_NO_INPUT := 1
 .DELETE_ON_ERROR:
 # The checks run one after the other, also under `make -j`: the quick ones fail first and outputs do not mix.
 .NOTPARALLEL:
-.PHONY: help demo test lint unit e2e image-test bench format crds deploy lock clean
+.PHONY: help demo test lint unit e2e image-test bench bench-stalled format crds deploy lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ image-test: $(DEV) ## build the image and start it; installs buildah and deboots
 
 bench: $(DEV) ## what a review costs, beside a no-op; ARGS='--quick', '--compare URL', '--soak 1000000'
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-stalled: $(DEV) ## whether a reply waits for a log that nobody reads, or an API server that is stopped
+	$(BIN)/python -m tests.bench.stalled
 
 format: $(DEV) ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix

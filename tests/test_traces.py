@@ -56,6 +56,7 @@ class FakeApiServer:
         self.calls: list[Call] = []
         self.status = 201
         self.status_of: dict[str, int] = {}
+        self.body = b"{}"
         self.go_on = threading.Event()
         self.go_on.set()
         fake = self
@@ -70,9 +71,9 @@ class FakeApiServer:
                 fake.calls.append(Call(self.command, self.path, content_type, token, body))
                 fake.go_on.wait(PATIENCE)
                 self.send_response(fake.status_of.get(self.command, fake.status))
-                self.send_header("Content-Length", "2")
+                self.send_header("Content-Length", str(len(fake.body)))
                 self.end_headers()
-                self.wfile.write(b"{}")
+                self.wfile.write(fake.body)
 
             do_POST = do_PATCH = answer  # noqa: N815 - as http.server wants them
 
@@ -440,6 +441,19 @@ def test_an_event_that_could_not_be_written_is_written_with_the_next_like_it(har
     harness.leave(denied)
     assert [(call.method, call.body["count"]) for call in harness.calls()] == [("POST", 1), ("POST", 2)]
     assert harness.results == [("event", "failed"), ("event", "written")]
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(404, b"{}"), (403, b'{"details":{"causes":[{"reason":"NamespaceTerminating"}]}}')]
+)
+def test_an_event_that_is_gone_with_its_namespace_is_nothing_to_complain_of(
+    harness: Harness, caplog: pytest.LogCaptureFixture, status: int, body: bytes
+) -> None:
+    harness.fake.status, harness.fake.body = status, body
+    harness.leave(review(CLOSED, None, user=ALICE))
+    assert len(harness.calls()) == 1
+    assert harness.results == [("event", "gone")]
+    assert caplog.messages == []
 
 
 def test_an_event_that_is_denied_brings_no_other(harness: Harness) -> None:

@@ -68,11 +68,13 @@ def pair() -> tuple[Worker, Worker]:
 def test_what_workers_count_is_added_up_and_what_all_of_them_have_is_told_once(pair: tuple[Worker, Worker]) -> None:
     for worker, times in zip(pair, (2, 3), strict=True):
         worker.deny(times)
-        worker.metrics.in_flight(lambda times=times: times)  # type: ignore[misc]
+        worker.metrics.at_scrapes(in_flight=lambda n=times: n, memory=lambda: 10, memory_limit=100)  # type: ignore[misc]
     replica = Replica(*pair)
     assert replica.denials("replicas") == 5
     assert replica.value("driftwall_review_size_bytes_sum", webhook="validate") == 50
     assert replica.value("driftwall_reviews_in_flight") == 5
+    assert replica.value("driftwall_review_memory_bytes") == 20
+    assert replica.value("driftwall_review_memory_limit_bytes") == 200
     assert replica.value("driftwall_policies") == 1
     assert replica.value("driftwall_policy_info", policy="replicas", mode="enforce", severity="medium") == 1
     assert replica.value("driftwall_policies_hash") == pair[0].metrics.registry.get_sample_value(

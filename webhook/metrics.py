@@ -28,7 +28,7 @@ CERTIFICATE_RESULTS: Final = ("served", "refused")
 LOOKUP_RESULTS: Final = ("hit", "found", "missing", "failed")
 GLASS_ACTIONS: Final = ("set", "removed", "used")
 TRACE_KINDS: Final = ("event", "mark")
-TRACE_RESULTS: Final = ("written", "failed", "limited", "dropped")
+TRACE_RESULTS: Final = ("written", "gone", "failed", "limited", "dropped")
 #: As :func:`webhook.reviewing.log_outputs` names them.
 LOG_OUTPUTS: Final = ("stdout", "file")
 # What driftwall answers with where something is wrong that somebody should hear of; a caller's own mistakes are 4xx.
@@ -87,6 +87,14 @@ class Metrics:
         self._in_flight = Gauge(
             "driftwall_reviews_in_flight", "Calls that are being read or answered now.", registry=registry
         )
+        self._memory = Gauge(
+            "driftwall_review_memory_bytes", "Memory that the decisions under way may take.", registry=registry
+        )
+        self._memory_limit = Gauge(
+            "driftwall_review_memory_limit_bytes",
+            "Memory that all decisions may take at once; beyond it a call is answered with 503.",
+            registry=registry,
+        )
         self._errors = Counter(
             "driftwall_review_errors_total",
             "Calls that got no verdict, by the HTTP status they were answered with.",
@@ -113,8 +121,8 @@ class Metrics:
         )
         self._traces = Counter(
             "driftwall_cluster_writes_total",
-            "Events and marks that decisions ask for in the cluster, by kind and result: written, failed, limited "
-            "(there were too many Events) or dropped (too many wait).",
+            "Events and marks that decisions ask for in the cluster, by kind and result: written, gone (with its "
+            "namespace), failed, limited (there were too many Events) or dropped (too many wait).",
             ("kind", "result"),
             registry=registry,
         )
@@ -204,9 +212,11 @@ class Metrics:
             for result in TRACE_RESULTS:
                 self._traces.labels(kind, result)
 
-    def in_flight(self, count: Callable[[], int]) -> None:
-        """Have ``count`` asked at each scrape how many calls there are."""
-        self._in_flight.set_function(count)
+    def at_scrapes(self, *, in_flight: Callable[[], int], memory: Callable[[], int], memory_limit: int) -> None:
+        """Have it asked at each scrape how many calls there are, and how many bytes they may take of how many."""
+        self._in_flight.set_function(in_flight)
+        self._memory.set_function(memory)
+        self._memory_limit.set(memory_limit)
 
     def review(self, review: Review, decision: Decision, *, seconds: float, size: int) -> None:
         """Count one decided review of ``size`` bytes."""

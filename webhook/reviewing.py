@@ -77,6 +77,8 @@ class Reviewing:
         if self._tracing is not None:
             objects = self._tracing.of_objects(objects)
             log = self._tracing.of_log(log)
+        # With several, the first one decides nothing and takes its part all the same.
+        room = budget.Budget(budget.for_reviews(config.workers + (config.workers > 1)))
         server = ReviewServer(
             policies=self.policies,
             decide=decide,
@@ -85,10 +87,9 @@ class Reviewing:
             metrics=metrics,
             log=log,
             traces=self._traces,
-            # With several, the first one decides nothing and takes its part all the same.
-            budget=budget.Budget(budget.for_reviews(config.workers + (config.workers > 1))),
+            budget=room,
         )
-        metrics.in_flight(lambda: server.in_flight)
+        metrics.at_scrapes(in_flight=lambda: server.in_flight, memory=lambda: room.taken, memory_limit=room.total)
         self.application: Application = self._tracing.of_calls(server) if self._tracing is not None else server
 
     def close(self) -> None:

@@ -20,6 +20,8 @@ from webhook.metrics import is_current
 # Gauges of which each process has a part.
 SHARES: Final = frozenset(
     {
+        "driftwall_review_memory_bytes",
+        "driftwall_review_memory_limit_bytes",
         "driftwall_reviews_in_flight",
         "process_open_fds",
         "process_resident_memory_bytes",

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.fake_cluster import FakeCluster
@@ -33,6 +33,7 @@ class Target:
     name: str
     url: str
     pid: int | None = None
+    management: str = ""
     started_with: int = field(default=0)
 
     def cpu(self) -> float:
@@ -79,11 +80,13 @@ def noop(made: Certificates) -> Iterator[Target]:
 
 
 @contextlib.contextmanager
-def driftwall(name: str, made: Certificates, policies: Path, kubeconfig: Path) -> Iterator[Target]:
-    """``driftwall serve`` with log and metrics; the log goes where writing costs nothing."""
+def driftwall(
+    name: str, made: Certificates, policies: Path, kubeconfig: Path, *, stdout: int | None = None
+) -> Iterator[Target]:
+    """``driftwall serve`` with log and metrics; the log goes where writing costs nothing, or to ``stdout``."""
     files = ["--tls-cert", str(made.cert_file), "--tls-key", str(made.key_file), "--kubeconfig", str(kubeconfig)]
     command = [sys.executable, "-m", "webhook", "serve", "--policies", str(policies), *files, *LOOPBACK]
-    with _process(command, subprocess.DEVNULL) as process:
+    with _process(command, subprocess.DEVNULL if stdout is None else stdout) as process:
         assert process.stderr is not None
         said = ""
         for line in process.stderr:
@@ -94,7 +97,7 @@ def driftwall(name: str, made: Certificates, policies: Path, kubeconfig: Path) -
         else:
             raise RuntimeError(f"driftwall did not become ready: {said}")
         target = Target(name=name, url=message["listen"], pid=process.pid)
-        yield Target(name=name, url=message["listen"], pid=process.pid, started_with=target.resident())
+        yield replace(target, management=message["management"], started_with=target.resident())
 
 
 @contextlib.contextmanager

@@ -33,8 +33,11 @@ _CALL_SECONDS: Final = 5.0
 # Seconds for what still waits at shutdown.
 _CLOSE_SECONDS: Final = 5.0
 
-# Of an Event that is to be changed: they live for an hour, or until somebody deletes them.
+# Of an Event that is to be changed: it lives for an hour, or until somebody deletes it. Of a new one: its namespace is
+# no more.
 _GONE: Final = "HTTP 404"
+# In the answer to one for a namespace that is going away (k8s.io/api/core/v1, NamespaceTerminatingCause).
+_TERMINATING: Final = b'"NamespaceTerminating"'
 
 _log = logging.getLogger(__name__)
 
@@ -101,19 +104,20 @@ class Traces:
             if isinstance(what, _Call):
                 self._on_result(what.kind, "failed" if self._call(what) else "written")
             elif (event := self._events.take(what)) is not None:
-                self._on_result("event", "written" if self._write(event) else "failed")
+                self._on_result("event", self._write(event))
             else:
                 self._on_result("event", "limited")
 
-    def _write(self, event: Event) -> bool:
-        """Write an Event, or how it has changed; whether that is done."""
+    def _write(self, event: Event) -> str:
+        """Write an Event, or how it has changed; what became of that."""
         if event.written:
             problem = self._call(_change_call(event), expected=_GONE)
             if problem != _GONE:
-                return not problem
+                return "failed" if problem else "written"
             event.rename()
-        event.written = not self._call(_event_call(event.body()))
-        return event.written
+        problem = self._call(_event_call(event.body()), expected=_GONE)
+        event.written = not problem
+        return "gone" if problem == _GONE else "failed" if problem else "written"
 
     def _call(self, call: _Call, *, expected: str = "") -> str:
         """Make a call; gives what is wrong, if anything, and logs that unless it is ``expected``."""
@@ -122,7 +126,8 @@ class Traces:
                 call.method, call.path, call.body, call.content_type, time.monotonic() + _CALL_SECONDS
             )
             there = answer.status == 409 and call.method == "POST"
-            problem = "" if answer.status < 300 or there else f"HTTP {answer.status}"
+            gone = answer.status == 403 and _TERMINATING in answer.body
+            problem = "" if answer.status < 300 or there else _GONE if gone else f"HTTP {answer.status}"
         except LookupFailed as error:
             problem = str(error)
         except Exception as error:  # noqa: BLE001 - the thread must outlive whatever one call brings
