@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -204,6 +205,34 @@ def test_rights_that_only_a_certificate_of_its_own_needs_are_not_given_without_o
     text = yaml.safe_dump_all([each for each in objects if "Role" in each["kind"]])
     for right in ("secrets", "leases", "webhookconfigurations"):
         assert right not in text
+
+
+def by_name(objects: list[Object]) -> dict[str, Object]:
+    return {f"{each['kind']} {each['metadata']['name']}": each for each in objects}
+
+
+def test_alerts_and_dashboard_come_with_the_chart_where_they_are_asked_for() -> None:
+    assert not {"PrometheusRule driftwall", "ConfigMap driftwall-dashboard"} & set(by_name(render()))
+    asked = {"prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}}, "dashboard": {"enabled": True}}
+    objects = by_name(render(asked))
+    rule, dashboard = objects["PrometheusRule driftwall"], objects["ConfigMap driftwall-dashboard"]
+    assert rule["spec"] == yaml.safe_load((DEPLOY / "monitoring/alerts.yaml").read_text())
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    assert json.loads(dashboard["data"]["driftwall.json"]) == json.loads(
+        (DEPLOY / "monitoring/dashboard.json").read_text()
+    )
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+def test_what_prometheus_is_to_watch_is_the_same_for_kustomize_as_in_the_chart() -> None:
+    chart = by_name(render({each: {"enabled": True} for each in ("serviceMonitor", "prometheusRule", "dashboard")}))
+    folder = DEPLOY / "monitoring"
+    names = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
+    for name in names:
+        own = yaml.safe_load((folder / name).read_text())
+        theirs = chart[f"{own['kind']} {own['metadata']['name']}"]
+        assert own["metadata"]["namespace"] == theirs["metadata"]["namespace"]
+        assert own.get("spec") == theirs.get("spec")
 
 
 # The pods

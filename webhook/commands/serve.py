@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 HELP = "run the webhook"
 _DESCRIPTION = """\
-Serves /validate over HTTPS for the API server, and /livez, /readyz and /metrics over HTTP on a port of their own.
-The decision log goes to stdout, messages go to stderr, both as JSON lines."""
+Serves /validate and /mutate over HTTPS for the API server, and /livez, /readyz, /metrics and a status page over HTTP
+on a port of their own. The decision log goes to stdout, and to a file if one is named, messages go to stderr, all as
+JSON lines."""
 _EXAMPLES = """\
 examples:
   driftwall certs init
