@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import copy
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -145,6 +146,12 @@ class Review:
                 return name
         return ""
 
+    @property
+    def state(self) -> bytes:
+        """The newest state of the object that the request brings, as JSON: ``null`` for none."""
+        newest = self.new if self.new is not None else self.old
+        return _encode(newest.raw if isinstance(newest, LazyObject) else newest)
+
     def with_new(self, new: Mapping[str, Any]) -> Review:
         """The same request for another new object."""
         other = copy.copy(self)
@@ -190,6 +197,54 @@ def parse(body: bytes) -> Review:
     if request.old_object is None and request.operation in ("UPDATE", "DELETE"):
         raise MalformedReview(f"a review of {request.operation} must bring {_OLD_OBJECT}")
     return Review(request)
+
+
+R = TypeVar("R", bound=Review)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a review is made of where no API server sent one; the objects are JSON, ``null`` for none."""
+
+    uid: str
+    kind: GroupVersionKind
+    resource: GroupVersionResource
+    operation: str
+    user: UserInfo
+    subresource: str = ""
+    namespace: str = ""
+    name: str = ""
+    old: bytes = b"null"
+    new: bytes = b"null"
+    dry_run: bool = False
+
+
+def assemble(parts: Parts, made: Callable[[_Request], R]) -> R:
+    """The review of a write that was recorded in another form, such as an audit event.
+
+    ``made`` is the class of reviews: Review, or one that knows less.
+
+    Raises:
+        MalformedReview: old or new is no object.
+    """
+    review = made(
+        _Request(
+            uid=parts.uid,
+            kind=parts.kind,
+            resource=parts.resource,
+            operation=parts.operation,
+            user_info=parts.user,
+            sub_resource=parts.subresource,
+            name=parts.name,
+            namespace=parts.namespace,
+            dry_run=parts.dry_run,
+        )
+    )
+    if parts.new != _NULL:
+        review.new = LazyObject.of(msgspec.Raw(parts.new), _OBJECT)
+    if parts.old != _NULL:
+        review.old = LazyObject.of(msgspec.Raw(parts.old), _OLD_OBJECT)
+    return review
 
 
 _NO_REQUEST = "the AdmissionReview has no request"

@@ -25,6 +25,8 @@ COMMANDS: Final = {
     "serve": "run the webhook",
     "lint": "check policy files, every error at once",
     "review": "decide recorded AdmissionReviews offline",
+    "test": "run the cases beside the policies",
+    "replay": "what these policies would have done to recorded writes",
     "webhook-config": "the webhook configurations that these policies need",
     "explain": "show the configuration in force, a field set or a tool",
     "certs": "create the serving certificate",

@@ -4,6 +4,7 @@ DriftwallError
 ├── MalformedReview      the caller sent no valid AdmissionReview: an HTTP 4xx
 ├── Overloaded           there is no memory for one more review now: an HTTP 503
 ├── LookupFailed         an object that the verdict depends on could not be had: an HTTP 500
+│   └── NotRecorded      it is not in what was recorded, so the verdict cannot be known
 ├── PolicyError          the policies do not load; carries every problem found
 ├── SettingsError        a flag or an environment variable is wrong
 ├── CertificateError     a certificate or key cannot be read, does not match, or is not valid
@@ -36,6 +37,17 @@ class Overloaded(DriftwallError):
 
 class LookupFailed(DriftwallError):
     """An object that the verdict depends on could not be read; the review fails closed."""
+
+
+class NotRecorded(LookupFailed):
+    """What was recorded does not hold an object that the verdict depends on.
+
+    ``reason`` is one of few, to be counted.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class PolicyError(DriftwallError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from webhook.lazyjson import LazyObject
@@ -36,6 +36,12 @@ def labels_of(obj: Object | None) -> Mapping[str, Any]:
 def annotations_of(obj: Object | None) -> Mapping[str, Any]:
     """``metadata.annotations``."""
     return mapping(metadata_of(obj).get("annotations"))
+
+
+def managed_entries(obj: Object | None) -> Iterator[Mapping[str, Any]]:
+    """The entries of ``metadata.managedFields``."""
+    entries = metadata_of(obj).get("managedFields")
+    return (entry for entry in (entries if isinstance(entries, list) else ()) if isinstance(entry, dict))
 
 
 def controller_of(obj: Object | None) -> Mapping[str, Any] | None:

@@ -129,13 +129,13 @@ def _scaled(review: Review, objects: Objects) -> Subject:
     ref = place_of(review)
     parent = look_up(ref, objects)
     before, after = (_replicas(side) for side in (review.old, review.new))
-    path = _replicas_path(ref, objects)
+    path = replicas_path(ref, objects)
     return Subject(
         ref=ref,
         group=ref.group,
         kind=str(parent.get("kind", "")),
-        old=_with(parent, path, before),
-        new=_with(parent, path, after),
+        old=with_value(parent, path, before),
+        new=with_value(parent, path, after),
     )
 
 
@@ -144,7 +144,7 @@ def _replicas(scale: Mapping[str, Any] | None) -> Any:
     return meta.mapping((scale or {}).get("spec")).get("replicas", 0)
 
 
-def _replicas_path(ref: ObjectRef, objects: Objects) -> tuple[str, ...]:
+def replicas_path(ref: ObjectRef, objects: Objects) -> tuple[str, ...]:
     """Where an object keeps the number that its scale subresource shows: a custom one's definition says so."""
     if "." in ref.group:
         definition = look_up(
@@ -162,9 +162,10 @@ def _replicas_path(ref: ObjectRef, objects: Objects) -> tuple[str, ...]:
     return ("spec", "replicas")
 
 
-def _with(obj: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+def with_value(obj: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """``obj`` with ``value`` at ``path``, a chain of field names; maps that are missing on the way are made."""
     name, *rest = path
-    return {**obj, name: _with(meta.mapping(obj.get(name)), rest, value) if rest else value}
+    return {**obj, name: with_value(meta.mapping(obj.get(name)), rest, value) if rest else value}
 
 
 def scale_target(review: Review, objects: Objects) -> Subject | None:
@@ -188,13 +189,13 @@ def scale_target(review: Review, objects: Objects) -> Subject | None:
     workload = look_up(ref, objects, required=False)
     if not workload:
         return None
-    path = _replicas_path(ref, objects)
+    path = replicas_path(ref, objects)
     return Subject(
         ref=ref,
         group=group,
         kind=kind,
         old=workload,
-        new=_with(workload, path, "what the autoscaler says"),
+        new=with_value(workload, path, "what the autoscaler says"),
         via=str(place_of(review)),
     )
 
