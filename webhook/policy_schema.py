@@ -1,4 +1,7 @@
-"""Documents against the format of policies, policy.schema.json; its errors in words for whoever wrote the file."""
+"""Documents against the formats of policies and of their tests; errors in words for whoever wrote the file.
+
+The formats are policy.schema.json and test.schema.json.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,14 @@ import difflib
 import functools
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
+from webhook.breakglass import read_time
 from webhook.documents import Document, Key, Problem
 from webhook.durations import parse_duration
 from webhook.fieldpath import parse_pattern
@@ -24,7 +28,9 @@ from webhook.tools import TITLES
 API_VERSION = "driftwall.io/v1alpha1"
 POLICY_KIND = "DriftPolicy"
 CONFIG_KIND = "DriftwallConfig"
+TEST_KIND = "DriftPolicyTest"
 _KINDS = (POLICY_KIND, CONFIG_KIND)
+_TEST_KINDS = (TEST_KIND,)
 _MISSING = "required key is missing"
 _WANTED = {
     "string": "a string",
@@ -42,17 +48,26 @@ _FIRST = ("enum", "type", "minLength", "maxLength", "format")
 @functools.cache
 def schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of both kinds, as the package ships it. Not to be changed."""
-    text = resources.files("webhook").joinpath("policy.schema.json").read_text(encoding="utf-8")
-    loaded: dict[str, Any] = json.loads(text)
+    return _load("policy.schema.json")
+
+
+@functools.cache
+def cases_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of files of cases, as the package ships it. Not to be changed."""
+    return _load("test.schema.json")
+
+
+def _load(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(resources.files("webhook").joinpath(name).read_text(encoding="utf-8"))
     return loaded
 
 
-def validate(document: Document) -> list[Problem]:
+def validate(document: Document, kinds: Sequence[str] = _KINDS) -> list[Problem]:
     """Every way in which ``document`` is not what the format asks for, sorted; an empty list for none.
 
     The kind picks the definition; where kind or apiVersion is not known, that is the one problem.
     """
-    if stranger := _stranger(document):
+    if stranger := _stranger(document, kinds):
         return [stranger]
     found = _Found(document)
     errors = [_error(error) for error in _validator(document.value["kind"]).iter_errors(document.value)]
@@ -62,12 +77,17 @@ def validate(document: Document) -> list[Problem]:
     return found.problems()
 
 
-def _stranger(document: Document) -> Problem | None:
+def validate_test(document: Document) -> list[Problem]:
+    """As :func:`validate`, of a file of cases."""
+    return validate(document, _TEST_KINDS)
+
+
+def _stranger(document: Document, kinds: Sequence[str]) -> Problem | None:
     value = document.value
     kind = value.get("kind")
-    if not isinstance(kind, str) or kind not in _KINDS:
-        expected = f"expected {POLICY_KIND} or {CONFIG_KIND} of apiVersion {API_VERSION}"
-        got = f", got {shown(kind)}{_did_you_mean(kind, _KINDS)}" if "kind" in value else f"; the {_MISSING}"
+    if not isinstance(kind, str) or kind not in kinds:
+        expected = f"expected {' or '.join(kinds)} of apiVersion {API_VERSION}"
+        got = f", got {shown(kind)}{_did_you_mean(kind, kinds)}" if "kind" in value else f"; the {_MISSING}"
         return document.problem(("kind",), expected + got)
     if value.get("apiVersion") != API_VERSION:
         got = f", got {shown(value['apiVersion'])}" if "apiVersion" in value else f"; the {_MISSING}"
@@ -193,7 +213,8 @@ def _did_you_mean(name: object, known: Iterable[str]) -> str:
 def _validator(kind: str) -> Draft202012Validator:
     checks = {"pattern": _check_pattern, "format": _check_format, "required": _check_required}
     strict: Any = extend(Draft202012Validator, checks)  # type: ignore[no-untyped-call]
-    validator: Draft202012Validator = strict({"$ref": f"#/$defs/{kind}", "$defs": schema()["$defs"]})
+    definitions = (cases_schema() if kind == TEST_KIND else schema())["$defs"]
+    validator: Draft202012Validator = strict({"$ref": f"#/$defs/{kind}", "$defs": definitions})
     return validator
 
 
@@ -228,6 +249,11 @@ def _known(what: str, names: Iterable[str]) -> Callable[[str], object]:
     return check
 
 
+def _time(text: str) -> None:
+    if read_time(text) is None:
+        raise ValueError(f"{shown(text)} is no time such as 2006-01-02T15:04:05Z")
+
+
 # The formats of the schema, each by the function that reads such a text and raises ValueError.
 _FORMATS: dict[str, Callable[[str], object]] = {
     "re2": compile_pattern,
@@ -235,4 +261,5 @@ _FORMATS: dict[str, Callable[[str], object]] = {
     "field-path": parse_pattern,
     "field-set": _known("field set", FIELD_SET_NAMES),
     "tool": _known("tool that driftwall knows", TITLES),
+    "date-time": _time,
 }

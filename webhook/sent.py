@@ -42,6 +42,8 @@ def _is_more_than_it_says(event: Event, old: dict[str, Any], sent: Any) -> bool:
     """Whether the API server makes fields of what was sent that only it can know."""
     if _CONVERTED in bytes(event.request_object):
         return True
+    if event.mutated_by_driftwall and event.patches_of_others:
+        return True  # what others change of driftwall's stamps is only told together with these
     brought = meta.metadata_of(sent).get("managedFields") if isinstance(sent, dict) else None
     if event.verb == "patch":
         return brought is not None or b"/metadata/managedFields" in bytes(event.request_object)

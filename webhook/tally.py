@@ -61,6 +61,10 @@ class Tally:
         row.add(verdict)
         return row
 
+    def __len__(self) -> int:
+        """The names that are kept."""
+        return len(self._rows)
+
     def top(self, number: int | None = None) -> list[tuple[str, Row]]:
         """The rows counted most often, at most ``limit`` of them; names of equal counts in their own order."""
         ranked = sorted(self._rows.items(), key=lambda item: (-item[1].total, item[0]))

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo; 0 if every review got the verdict that its case expects, else 1."""
     started = time.perf_counter()
     policies = bundled.policies()
-    cases = [case for suite in find_suites(policies) for case in suite.cases]
+    cases = [case for suite in find_suites(policies) for case in suite.cases if case.file is not None]
     surprises = 0
     outcomes: list[_Outcome] = []
     with tempfile.TemporaryDirectory(prefix="driftwall-demo-") as name:
@@ -90,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
 def _ask(connection: http.client.HTTPSConnection, case: Case) -> _Outcome:
     sent = time.perf_counter()
     try:
-        connection.request("POST", "/validate", case.review.read_bytes(), {"Content-Type": "application/json"})
+        recorded = case.file.read_bytes() if case.file is not None else b""
+        connection.request("POST", "/validate", recorded, {"Content-Type": "application/json"})
         reply = connection.getresponse()
         body = reply.read()
     except (OSError, http.client.HTTPException) as error:
