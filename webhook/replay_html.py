@@ -87,7 +87,7 @@ def _head(report: Report) -> Iterator[str]:
     yield f'<div class="card"><b>{report.not_known:,}</b>cannot be known</div>\n</div>'
     for what, text in SKIPPED.items():
         if (number := report.skipped.get(what, 0)) > 0:
-            yield f'<p class="dim">Passed over: {number:,} {_text(text)}.</p>'
+            yield f'<p class="dim">{number:,} lines passed over: {_text(text)}.</p>'
     for known, text in KNOWN.items():
         if (number := report.known[known]) > 0:
             yield f'<p class="dim">{number:,} {_text(text)}.</p>'

@@ -83,7 +83,7 @@ def _head(report: Report) -> Iterator[str]:
         yield f"from {report.first:%Y-%m-%d %H:%M:%S} to {report.last:%Y-%m-%d %H:%M:%S} UTC"
     for what, text in SKIPPED.items():
         if number := report.skipped.get(what):
-            yield coloured(f"  passed over: {number:,} {text}", DIM)
+            yield coloured(f"  {_count(number, 'line')} passed over: {text}", DIM)
 
 
 def _verdicts(report: Report) -> Iterator[str]:

@@ -80,8 +80,9 @@ def _few(paths: Iterable[str]) -> list[str]:
 
 
 def _is_pattern(path: str) -> bool:
-    if "…" in path:
-        return False  # cut off, so it is not known what it was
+    # What was cut off is not known, and what is in brackets stands for no field.
+    if "…" in path or path.startswith("("):
+        return False
     try:
         parse_pattern(path)
     except ValueError:
