@@ -93,9 +93,9 @@ def _verdicts(report: Report) -> Iterator[str]:
         text = f"  {TITLES[verdict]:<8}{number:>12,}  {share}".rstrip()
         yield coloured(text, _COLOURS[verdict]) if number and verdict in _COLOURS else text
     if report.break_glass:
-        yield f"  {_count(report.break_glass, 'write')} broke glass, or came under broken glass"
+        yield f"  {report.break_glass:,} of them broke glass, or came under broken glass"
     if report.dry_run_requests:
-        yield f"  {_count(report.dry_run_requests, 'request')} of them asked for a dry run"
+        yield f"  {report.dry_run_requests:,} of them asked for a dry run"
 
 
 def _not_known(report: Report, columns: int) -> Iterator[str]:

@@ -32,6 +32,7 @@ def driftwall_server(control_plane: ControlPlane, tmp_path_factory: pytest.TempP
         yield server
         whole_run.no_write_of_the_autoscaler_was_hindered(server)
         whole_run.every_call_got_a_verdict_and_every_verdict_a_line(server)
+        whole_run.its_verdicts_can_be_had_from_the_audit_log(control_plane, server)
         server.stop()
         whole_run.it_had_nothing_to_complain_of(server)
 

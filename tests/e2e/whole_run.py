@@ -2,9 +2,12 @@
 
 import json
 
+from webhook.replay import DECIDED, Verdict
+
 from .api import Object
 from .control_plane import SERVICE_ACCOUNTS, ControlPlane
 from .driftwall import CONFIG_SYNC, Driftwall, Line
+from .replaying import pairs
 
 
 def nobody_who_has_to_write_was_hindered(control_plane: ControlPlane) -> None:
@@ -33,6 +36,15 @@ def every_call_got_a_verdict_and_every_verdict_a_line(server: Driftwall) -> None
         line for line in samples if line.startswith(("driftwall_review_errors_", "driftwall_log_lines_dropped_"))
     ]
     assert {line.rpartition(" ")[2] for line in counted} == {"0.0"}
+
+
+def its_verdicts_can_be_had_from_the_audit_log(control_plane: ControlPlane, server: Driftwall) -> None:
+    """Assert that replay gives the verdicts that were given."""
+    compared = [pair for pair in pairs(control_plane.audit_log, server) if isinstance(pair.result, Verdict)]
+    assert [str(pair) for pair in compared if not pair.agrees] == []
+    # Of what was carried out every field, too; of what was denied a few are known by the API server alone.
+    decided = [pair for pair in compared if isinstance(pair.result, Verdict) and pair.result.known == DECIDED]
+    assert [str(pair) for pair in decided if not pair.agrees_in_fields] == []
 
 
 def it_had_nothing_to_complain_of(server: Driftwall) -> None:
