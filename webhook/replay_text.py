@@ -55,7 +55,7 @@ def lines(report: Report, columns: int) -> Iterator[str]:
     ):
         rows = [(name, *row.counts.values()) for name, row in tally.top(ROWS)]
         yield from _section(title, (column, *_HEAD), rows, tally, columns)
-    yield from _automation(report)
+    yield from _automation(report, columns)
     yield from _ignore(report, columns)
     yield from _comparison(report, columns)
 
@@ -112,11 +112,11 @@ def _not_known(report: Report, columns: int) -> Iterator[str]:
             yield from _wrapped(f"{number:,} {text}.", columns)
 
 
-def _wrapped(text: str, columns: int) -> Iterator[str]:
-    yield from textwrap.wrap(text, min(columns, 120), initial_indent="  ", subsequent_indent="  ")
+def _wrapped(text: str, columns: int, indent: str = "  ") -> Iterator[str]:
+    yield from textwrap.wrap(text, min(columns, 120), initial_indent=indent, subsequent_indent=indent)
 
 
-def _automation(report: Report) -> Iterator[str]:
+def _automation(report: Report, columns: int) -> Iterator[str]:
     suggestions = report.suggestions()
     if not suggestions:
         return
@@ -127,11 +127,16 @@ def _automation(report: Report) -> Iterator[str]:
         yield ""
         yield f"  # {escaped(suggestion.user)}: {_count(suggestion.writes, 'write')}"
         if suggestion.impersonated:
-            yield "  # It never wrote with a token of its own: somebody impersonates it. Only an entry with verify:"
-            yield "  # none lets that through, and then whoever may impersonate it passes for it."
+            yield from _wrapped(
+                "It never wrote with a token of its own: somebody impersonates it. Only an entry with verify: none "
+                "lets that through, and then whoever may impersonate it passes for it.",
+                columns,
+                "  # ",
+            )
         yield from (f"  {line}" for line in suggestion.entry.splitlines())
         for rest in suggestion.rest:
-            yield f"  # No entry of automation covers {escaped(rest)}; whoever may do that is named under trusted."
+            text = f"No entry of automation covers {escaped(rest)}; whoever may do that is named under trusted."
+            yield from _wrapped(text, columns, "  # ")
     if len(suggestions) > ROWS:
         yield f"  … and {len(suggestions) - ROWS:,} more"
 

@@ -39,7 +39,8 @@ def coloured(text: str, colour: str, stream: IO[str] | None = None) -> str:
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], columns: int, indent: str = "") -> list[str]:
     """The lines of a table that is not wider than ``columns``. Numbers stand on the right.
 
-    The widest column of text gives way first.
+    The widest column of text gives way first. The last one loses its end, the others their middle: names that begin
+    alike, such as those of service accounts, end differently.
     """
     cells = [[escaped(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row] for row in rows]
     numeric = [all(isinstance(row[i], int) for row in rows) and bool(rows) for i in range(len(head))]
@@ -54,11 +55,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], columns: int, i
     lines = []
     for row in (head, *cells):
         parts = [
-            cell.rjust(w) if right else cut(cell, w).ljust(w)
-            for cell, w, right in zip(row, widths, numeric, strict=True)
+            cell.rjust(w) if right else (_cut_middle(cell, w) if i < len(row) - 1 else cut(cell, w)).ljust(w)
+            for i, (cell, w, right) in enumerate(zip(row, widths, numeric, strict=True))
         ]
         lines.append((indent + _GAP.join(parts)).rstrip())
     return lines
+
+
+def _cut_middle(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    end = limit * 2 // 3
+    return f"{text[: limit - 1 - end]}…{text[len(text) - end :]}"
 
 
 class Progress:
