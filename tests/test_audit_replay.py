@@ -519,6 +519,12 @@ def test_a_denial_is_known_from_the_message_alone_too() -> None:
     assert last(applied(), made) == FAILED
 
 
+def test_an_event_whose_object_is_none_is_unreadable() -> None:
+    eviction = event("create", None, obj=POD, subresource="eviction", sent=["x"])
+    with pytest.raises(Unreadable, match=r"request\.object must be a JSON object, not an array"):
+        replayed(eviction)
+
+
 # ── anything at all ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 EVENTS = [

@@ -240,9 +240,9 @@ def assemble(parts: Parts, made: Callable[[_Request], R]) -> R:
             dry_run=parts.dry_run,
         )
     )
-    if parts.new != _NULL:
+    if parts.new != bytes(_NULL):
         review.new = LazyObject.of(msgspec.Raw(parts.new), _OBJECT)
-    if parts.old != _NULL:
+    if parts.old != bytes(_NULL):
         review.old = LazyObject.of(msgspec.Raw(parts.old), _OLD_OBJECT)
     return review
 

@@ -62,20 +62,20 @@ class Unseen(Review):
 
     unknown: str = LEVEL
 
-    @cached_property
-    def new(self) -> dict[str, Any] | None:
-        """Raises NotRecorded."""
-        raise NotRecorded(self.unknown, self.unknown)
+    def __init__(self, *request: Any) -> None:
+        super().__init__(*request)
+        del self.new, self.old
 
-    @cached_property
-    def old(self) -> dict[str, Any] | None:
-        """Raises NotRecorded."""
-        raise NotRecorded(self.unknown, self.unknown)
+    def __getattr__(self, name: str) -> Any:
+        """Raises NotRecorded for the objects."""
+        if name in ("new", "old"):
+            raise NotRecorded(self.unknown, self.unknown)
+        raise AttributeError(name)
 
     @cached_property
     def name(self) -> str:
         """The name in the request; empty where that has none."""
-        return self._request.name
+        return self._name
 
 
 class AuditObjects(RecordedObjects):

@@ -129,8 +129,11 @@ class Replay:
             yield _SKIPPED[FAILED]
         else:
             time = event.time
-            for write in self._reconstruction.writes(event):
-                yield self._weigh(write, time)
+            try:
+                for write in self._reconstruction.writes(event):
+                    yield self._weigh(write, time)
+            except MalformedReview as error:
+                raise Unreadable(str(error)) from None
 
     def _weigh(self, write: Write, time: datetime | None) -> Result:
         review = write.readings[0]
