@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "review": "decide recorded AdmissionReviews offline",
     "test": "run the cases beside the policies",
     "replay": "what these policies would have done to recorded writes",
+    "scan": "drift that is there now",
     "webhook-config": "the webhook configurations that these policies need",
     "explain": "show the configuration in force, a field set or a tool",
     "certs": "create the serving certificate",
@@ -60,7 +61,7 @@ examples:
   driftwall lint policies
   driftwall serve --policies policies --tls-cert certs/tls.crt --tls-key certs/tls.key
 
-exit codes: 0 success, 1 the answer is no, 64 and above usage or environment"""
+exit codes: 0 success, 1 the answer is no, 2 drift (scan alone), 64 and above usage or environment"""
 
 
 class Parser(argparse.ArgumentParser):

@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, ClassVar
 
 import yaml
 
+from webhook.errors import SettingsError
 from webhook.text import SHOWN, cut, escaped, shown
 from webhook.yaml_text import Fault, decode, explain, resolve
 
@@ -140,6 +141,52 @@ def load_documents(text: bytes, file: str) -> tuple[list[Document], list[Problem
     reader = _Reader(decoded, file)
     reader.read()
     return reader.documents, sorted(reader.problems)
+
+
+class _Manifests(_LOADER):  # type: ignore[misc]
+    """Reads YAML as kubectl does (sigs.k8s.io/yaml): version 1.1, but for dates and numbers to the base of 60."""
+
+    yaml_implicit_resolvers: ClassVar[Any] = {
+        first: [(tag, known) for tag, known in resolvers if not tag.endswith((":timestamp", ":int", ":float"))]
+        for first, resolvers in _LOADER.yaml_implicit_resolvers.items()
+    }
+    bool_values: ClassVar[Any] = {**_LOADER.bool_values, "y": True, "n": False}
+
+
+_Manifests.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"[-+]?(?:0b[01_]+|0[0-7_]*|[1-9][0-9_]*|0x[0-9a-fA-F_]+)\Z"),
+    list("-+0123456789"),
+)
+_Manifests.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z"),
+    list("-+0123456789."),
+)
+_Manifests.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("[yYnN]\\Z"), list("yYnN"))
+
+
+def load_manifests(stream: IO[bytes], file: str) -> Iterator[tuple[int, Any]]:
+    """Each YAML document of ``stream``, one after the other, and the line that it begins on; empty ones are left out.
+
+    Manifests of Kubernetes are read as kubectl reads them, and are as long as they like, unlike policies.
+
+    Raises:
+        SettingsError: it is no YAML.
+    """
+    loader = _Manifests(stream)
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            if (value := loader.construct_document(node)) is not None:
+                yield int(node.start_mark.line) + 1, value
+    except (yaml.YAMLError, ValueError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        why = escaped(str(getattr(error, "problem", None) or type(error).__name__))
+        raise SettingsError(f"{escaped(file)}{line}: this is no YAML: {why}") from None
+    finally:
+        loader.dispose()
 
 
 class _Unreadable(Exception):

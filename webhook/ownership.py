@@ -91,7 +91,7 @@ def _item_identity(key: str, names: tuple[str, ...]) -> Identity | None:
 
 
 def _member_identity(key: str) -> Identity | None:
-    element = _element(key)
+    element = element_of(key)
     return identity((element.value,)) if isinstance(element, Member) else None
 
 
@@ -226,7 +226,7 @@ def owned(obj: Mapping[str, Any], managers: Globs) -> list[Fields]:
     return [
         _as_called(entry, obj)
         for entry in _own_entries(obj, managers)
-        if entry.operation == "Apply" or not _owns_last_applied(entry.fields)
+        if entry.operation == "Apply" or not owns_last_applied(entry.fields)
     ]
 
 
@@ -248,7 +248,7 @@ def declared(obj: Mapping[str, Any], managers: Globs, *, config_sync: bool = Fal
     ``config_sync`` takes in the annotation declared-fields, which counts on an object of Config Sync alone.
     """
     positions: list[Position] = [OwnedFields(fields) for fields in owned(obj, managers) if fields]
-    if (applied := _last_applied(obj, managers)) is not None:
+    if (applied := last_applied(obj, managers)) is not None:
         positions.append(HeldValue(applied))
     if config_sync and (fields := _annotated(obj, DECLARED_FIELDS)):
         positions.append(OwnedFields(fields))
@@ -314,7 +314,7 @@ def _lost(node: Fields, kept: Sequence[Fields], old: HeldValue, new: HeldValue) 
     for key, child in node.items():
         # By its own key and no other: what may be the item is not enough to say that it is still owned.
         further = [inner for k in kept if isinstance(inner := k.get(key), dict)]
-        if not isinstance(child, dict) or _is_kept(child, further) or (element := _element(key)) is None:
+        if not isinstance(child, dict) or _is_kept(child, further) or (element := element_of(key)) is None:
             continue
         before, after = old.step(element), new.step(element)
         if before is not None and after is not None and _lost(child, further, before, after):
@@ -322,7 +322,8 @@ def _lost(node: Fields, kept: Sequence[Fields], old: HeldValue, new: HeldValue) 
     return False
 
 
-def _element(key: str) -> Element | None:
+def element_of(key: str) -> Element | None:
+    """The place that a key of a fieldsV1 document stands for; None for ``.`` and for what cannot be read."""
     if key.startswith("f:"):
         return key[2:]
     if key.startswith("k:") and (fields := parse_item_key(key)):
@@ -335,17 +336,19 @@ def _element(key: str) -> Element | None:
     return None
 
 
-def _owns_last_applied(fields: Fields) -> bool:
+def owns_last_applied(fields: Fields) -> bool:
+    """Whether the fieldsV1 document has last-applied-configuration: its manager applies from the client's side."""
     metadata = fields.get("f:metadata")
     annotations = metadata.get("f:annotations") if isinstance(metadata, dict) else None
     return isinstance(annotations, dict) and f"f:{LAST_APPLIED}" in annotations
 
 
-def _last_applied(obj: Mapping[str, Any], managers: Globs) -> Fields | None:
+def last_applied(obj: Mapping[str, Any], managers: Globs) -> Fields | None:
+    """What ``managers`` applied from the client's side, by last-applied-configuration; None if they did not."""
     applied = _annotated(obj, LAST_APPLIED)
     if applied is None:
         return None
-    owners = [entry for entry in managed_fields(obj) if _owns_last_applied(entry.fields)]
+    owners = [entry for entry in managed_fields(obj) if owns_last_applied(entry.fields)]
     # Left behind by a person's kubectl apply: it tells what that person declared, not what the tool did.
     if owners and not any(entry.is_of(managers) for entry in owners):
         return None
@@ -391,12 +394,12 @@ def _widened(fields: Fields, obj: Any) -> Fields:
 
 
 def _widen(key: str, node: Any, parent: HeldValue) -> Fields:
-    element = _element(key)
+    element = element_of(key)
     if element is None or not isinstance(node, dict) or not node:
         return node if isinstance(node, dict) else {}
     value = parent.step(element)
     for inner_key in node:
-        inner = _element(inner_key)
+        inner = element_of(inner_key)
         if inner is not None and (value is None or value.step(inner) is None):
             return {}
     return {} if value is None else {inner_key: _widen(inner_key, child, value) for inner_key, child in node.items()}

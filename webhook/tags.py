@@ -52,8 +52,13 @@ def same(one: object, other: object) -> bool:
 
 def fields_of(obj: meta.Object | None) -> tuple[str, ...]:
     """The fields that the mark on ``obj`` tells of, as it tells of them; empty without a mark."""
-    fields = (_read(meta.annotations_of(obj).get(ANNOTATION)) or {}).get("fields")
+    fields = (read(obj) or {}).get("fields")
     return tuple(field for field in fields if isinstance(field, str)) if isinstance(fields, list) else ()
+
+
+def read(obj: meta.Object | None) -> dict[str, object] | None:
+    """What the mark on ``obj`` tells: see :func:`content`; None without a mark that can be read."""
+    return _read(meta.annotations_of(obj).get(ANNOTATION))
 
 
 def drifted(obj: meta.Object | None) -> PathSet | None:

@@ -133,7 +133,10 @@ class Api:
     def _discover(self, token: str) -> list[_Resource]:
         groups = self.call("GET", "/apis", token=token)["groups"]
         bases = [("/api/v1", "")]
+        # The preferred version first; what a group serves in another one alone comes after all of these.
         bases += [(f"/apis/{group['preferredVersion']['groupVersion']}", group["name"]) for group in groups]
+        others = [(f"/apis/{each['groupVersion']}", group["name"]) for group in groups for each in group["versions"]]
+        bases += [base for base in others if base not in bases]
         found = []
         for base, group in bases:
             status, answer = self.raw("GET", base, token=token)

@@ -105,6 +105,12 @@ class ControlPlane:
         assert self._servers is not None
         self._servers.restart_api_server()
 
+    def forget_versions(self) -> None:
+        """Make etcd forget all versions but the newest, as the API server has it do every five minutes."""
+        assert self._servers is not None
+        version = self.get("/api/v1/namespaces")["metadata"]["resourceVersion"]
+        self._servers.compact(int(version))
+
     def pids(self) -> list[int]:
         """The process ids of what is running: etcd, kube-apiserver, kube-controller-manager."""
         return self._servers.pids() if self._servers else []

@@ -22,6 +22,8 @@ from webhook.identity import service_account
 
 # Bytes of one object. etcd takes 1.5 MiB unless told otherwise; people who raise that stay far below this.
 MAX_OBJECT: Final = 8 * 1024 * 1024
+#: The media type that is asked for.
+JSON: Final = "application/json"
 _CHUNK: Final = 64 * 1024  # the deadline is looked at between two chunks
 _CONNECT_SECONDS: Final = 5.0  # until a stream's connection is there: on a network that is well, milliseconds
 
@@ -68,7 +70,7 @@ class Offline:
     def account(self) -> None:
         """None: nobody is logged in."""
 
-    def get(self, path: str, deadline: float) -> Answer:  # noqa: ARG002 - that of a Connection
+    def get(self, path: str, deadline: float, *, accept: str = JSON) -> Answer:  # noqa: ARG002 - that of a Connection
         """Raise LookupFailed."""
         raise LookupFailed(
             f"driftwall has no way to the API server ({self.reason}); start it with {settings.KUBECONFIG.flag} FILE"
@@ -103,7 +105,7 @@ class _Stream:
                     rest = bytearray(last)
                     yield from (line for line in lines if line.strip())
                 if len(rest) > MAX_OBJECT:
-                    raise LookupFailed(f"the API server's answer has more than {MAX_OBJECT // 2**20} MiB")
+                    raise TooLarge
         except (urllib3.exceptions.HTTPError, OSError):
             # A connection that was cut, or is dead: for whoever watches it is the end of this watch and no more.
             return
@@ -112,6 +114,13 @@ class _Stream:
         # Nothing is left to stop where it has ended meanwhile.
         with contextlib.suppress(ValueError, RuntimeError, OSError):
             self._response.shutdown()
+
+
+class TooLarge(LookupFailed):
+    """The answer has more than MAX_OBJECT bytes."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the API server's answer has more than {MAX_OBJECT // 2**20} MiB")
 
 
 class ApiServer:
@@ -141,13 +150,14 @@ class ApiServer:
             return None
         return "/".join(found) if found else None
 
-    def get(self, path: str, deadline: float) -> Answer:
+    def get(self, path: str, deadline: float, *, accept: str = JSON) -> Answer:
         """The answer to GET ``path``, at most until ``deadline`` on the clock of :func:`time.monotonic`.
 
         Raises:
-            LookupFailed: no answer, or not in time, or one of more than MAX_OBJECT bytes.
+            LookupFailed: no answer, or not in time.
+            TooLarge: one of more than MAX_OBJECT bytes.
         """
-        return self._call("GET", path, None, None, deadline)
+        return self._call("GET", path, None, None, deadline, accept)
 
     def send(self, method: str, path: str, body: bytes, content_type: str, deadline: float) -> Answer:
         """The answer to ``method`` on ``path`` with ``body``; otherwise as :meth:`get`."""
@@ -166,9 +176,11 @@ class ApiServer:
             self._client = None
         return _Stream(response)
 
-    def _call(self, method: str, path: str, body: bytes | None, content_type: str | None, deadline: float) -> Answer:
+    def _call(
+        self, method: str, path: str, body: bytes | None, content_type: str | None, deadline: float, accept: str = JSON
+    ) -> Answer:
         with _explained():
-            answer = _request(self._logged_in(), method, path, body, content_type, deadline)
+            answer = _request(self._logged_in(), method, path, body, content_type, deadline, accept)
         if answer.status == 401:
             self._client = None
         return answer
@@ -255,12 +267,18 @@ def _client(configuration: Configuration) -> ApiClient:
 
 
 def _request(
-    client: ApiClient, method: str, path: str, body: bytes | None, content_type: str | None, deadline: float
+    client: ApiClient,
+    method: str,
+    path: str,
+    body: bytes | None,
+    content_type: str | None,
+    deadline: float,
+    accept: str,
 ) -> Answer:
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
-    response = _response(client, method, path, body, content_type, urllib3.Timeout(total=left))
+    response = _response(client, method, path, body, content_type, urllib3.Timeout(total=left), accept)
     try:
         content = _body(response, deadline)
     except BaseException:
@@ -272,12 +290,18 @@ def _request(
 
 
 def _response(
-    client: ApiClient, method: str, path: str, body: bytes | None, content_type: str | None, timeout: urllib3.Timeout
+    client: ApiClient,
+    method: str,
+    path: str,
+    body: bytes | None,
+    content_type: str | None,
+    timeout: urllib3.Timeout,
+    accept: str = JSON,
 ) -> urllib3.BaseHTTPResponse:
     # Straight to the client's connection pool, which has its TLS and proxy settings: the generated methods exist for
     # known kinds alone, and retry on their own.
     configuration = client.configuration
-    headers = {"accept": "application/json", "user-agent": client.user_agent}
+    headers = {"accept": accept, "user-agent": client.user_agent}
     for setting in configuration.auth_settings().values():
         headers[setting["key"]] = setting["value"]
     if content_type is not None:
@@ -299,7 +323,7 @@ def _body(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
     for chunk in response.stream(_CHUNK):
         body += chunk
         if len(body) > MAX_OBJECT:
-            raise LookupFailed(f"the API server's answer has more than {MAX_OBJECT // 2**20} MiB")
+            raise TooLarge
         if time.monotonic() > deadline:
             raise TimeoutError
     return bytes(body)
