@@ -33,6 +33,7 @@ _HELM_LABELS = ("instance", "version", "managed-by")
 # Server versions from which on a field, or an API version, is there.
 _MATCH_CONDITIONS = (1, 28)
 _POLICY_V1 = (1, 21)
+_CRON_JOB_V1 = (1, 21)
 
 
 def render(values: Values | None = None, *, namespace: str = NAMESPACE, chart: Path = CHART) -> list[Object]:
@@ -107,6 +108,8 @@ def for_version(each: Object, version: tuple[int, int]) -> Object:
     """The object as an API server of that version takes it: what came later is put as it was, or left out."""
     if each["kind"] == "PodDisruptionBudget" and version < _POLICY_V1:
         return {**each, "apiVersion": "policy/v1beta1"}
+    if each["kind"] == "CronJob" and version < _CRON_JOB_V1:
+        return {**each, "apiVersion": "batch/v1beta1"}
     if each["kind"].endswith("WebhookConfiguration") and version < _MATCH_CONDITIONS:
         dropped = [{key: value for key, value in hook.items() if key != "matchConditions"} for hook in each["webhooks"]]
         return {**each, "webhooks": dropped}

@@ -274,6 +274,25 @@ def test_driftwall_takes_the_arguments_of_the_base() -> None:
     assert secrets == [config.tls_secret]
 
 
+@pytest.mark.parametrize("source", ["files", "customResources"])
+@pytest.mark.parametrize("reports", [True, False])
+def test_driftwall_takes_the_arguments_that_it_scans_with(reports: bool, source: str) -> None:
+    scan = {"enabled": True, "policyReports": reports, "extraArgs": ["--exclude-resources=secrets"]}
+    objects = render({"policies": {"source": source}, "scan": scan})
+    job = named(objects)["CronJob driftwall-scan"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = job["containers"]
+    parsed = cli.build_parser("scan").parse_args(container["args"])
+    assert (parsed.policy_reports, parsed.exit_zero, parsed.exclude_resources) == (reports, reports, "secrets")
+    mounted = [mount["mountPath"] for mount in container.get("volumeMounts", [])]
+    assert mounted == ([parsed.policies] if source == "files" else [])
+    assert (parsed.policies == "cluster") == (source == "customResources")
+    assert ("policyreports" in yaml.safe_dump(named(objects)["ClusterRole driftwall-scan"])) == reports
+    # The Service of the webhook must not send the API server to a pod that scans.
+    pods = named(objects)["CronJob driftwall-scan"]["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
+    selector = named(objects)["Service driftwall"]["spec"]["selector"]
+    assert not selector.items() <= pods.items()
+
+
 @pytest.mark.parametrize("certificates", CERTIFICATES)
 def test_pods_are_restricted_and_can_write_nowhere(certificates: str) -> None:
     for objects in (base(), render(CERTIFICATES[certificates])):
@@ -324,7 +343,7 @@ def test_every_right_is_explained() -> None:
         for resource in re.split(r"[ ,;.]+", on)
     }
     explained = {(verb.strip(), resource) for verb, resource in explained}
-    objects = render({"policies": {"source": "customResources"}})
+    objects = render({"policies": {"source": "customResources"}, "scan": {"enabled": True}})
     given = {
         (verb, resource)
         for each in objects
@@ -362,7 +381,8 @@ def test_one_version_is_named_everywhere() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     kustomization = yaml.safe_load((DEPLOY / "kustomize/base/kustomization.yaml").read_text())
     assert chart["appVersion"] == version
-    assert kustomization["images"] == [{"name": "driftwall", "newTag": version}]
+    scan = yaml.safe_load((OVERLAYS / "scan" / "kustomization.yaml").read_text())
+    assert kustomization["images"] == scan["images"] == [{"name": "driftwall", "newTag": version}]
     assert f"driftwall:{version}" in (DEPLOY / "README.md").read_text()
 
 

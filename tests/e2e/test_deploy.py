@@ -41,6 +41,7 @@ CHOICES: Sequence[Object] = (
         "affinity": {"nodeAffinity": {}},
         "rbac": {"scalable": [{"apiGroups": ["argoproj.io"], "resources": ["rollouts"]}]},
         "config": {"exemptNamespaces": []},
+        "scan": {"enabled": True, "policyReports": False, "extraArgs": ["--exclude-resources=secrets"]},
     },
 )
 
@@ -95,11 +96,17 @@ def test_kustomize_and_the_chart_agree(name: str) -> None:
         assert rendered[key] == each
 
 
+def test_the_scan_is_the_same_by_kustomize_and_by_the_chart() -> None:
+    without = named(render())
+    rendered = {key: each for key, each in named(render({"scan": {"enabled": True}})).items() if key not in without}
+    assert named(overlay("scan")) == rendered
+
+
 def test_the_api_server_accepts_every_object_of_every_overlay(plane: ControlPlane) -> None:
     plane.create_namespace(NAMESPACE)
     kubectl(plane, "apply", objects=[yaml.safe_load(file.read_text()) for file in (DEPLOY / "crds").glob("*.io.yaml")])
     plane.wait_for(lambda: plane.get("driftpolicies") and plane.get("driftwallconfigs"), "the definitions")
-    for name in VALUES:
+    for name in (*VALUES, "scan"):
         for each in overlay(name):
             if each["kind"] not in ("Namespace", "CustomResourceDefinition"):
                 accept(plane, each)

@@ -17,6 +17,13 @@ labels:
   {{- include "driftwall.labels" . | nindent 2 }}
 {{- end }}
 
+{{- define "driftwall.scanMetadata" -}}
+name: driftwall-scan
+namespace: {{ .Release.Namespace }}
+labels:
+  {{- include "driftwall.labels" . | nindent 2 }}
+{{- end }}
+
 {{- define "driftwall.image" -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}
