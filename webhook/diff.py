@@ -12,9 +12,10 @@ from itertools import islice, zip_longest
 from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
+from msgspec import Raw
 
 from webhook.fieldpath import Element, Identity, Index, Item, Member, Path, format_path, identity
-from webhook.lazyjson import LazyObject
+from webhook.lazyjson import LazyObject, decoded, split
 from webhook.listkeys import ATOMIC, KEY_DEFAULTS, SET, ListType, Schema
 
 
@@ -42,13 +43,13 @@ QUICK_LEVELS: Final = 16
 class Change:
     """One place that differs. ``old`` or ``new`` is ABSENT where the place was added or removed."""
 
-    __slots__ = ("_above", "_element", "_known", "_level", "_path", "_text", "new", "old", "schema")
+    __slots__ = ("_above", "_element", "_known", "_level", "_new", "_old", "_path", "_text", "schema")
 
     def __init__(
         self, old: Any, new: Any, schema: Schema, above: Change | None, element: Element, known: _Known
     ) -> None:
-        self.old = old
-        self.new = new
+        self._old = old
+        self._new = new
         self.schema = schema
         # A path is made when it is asked for: a hostile object has a hundred thousand places, hundreds of levels deep.
         self._above = above
@@ -57,6 +58,23 @@ class Change:
         self._level: int = 0 if above is None else above._level + 1
         self._path: Path | None = None
         self._text: str | None = None
+
+    @property
+    def old(self) -> Any:
+        """The value that was there."""
+        self._old = decoded(self._old)
+        return self._old
+
+    @property
+    def new(self) -> Any:
+        """The value that is to be there."""
+        self._new = decoded(self._new)
+        return self._new
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the values differ, and not only their bytes."""
+        return type(self._old) is not Raw or type(self._new) is not Raw or not strictly_equal(self.old, self.new)
 
     @property
     def path(self) -> Path:
@@ -80,9 +98,9 @@ class Change:
     @property
     def operation(self) -> str:
         """``added``, ``removed`` or ``changed``."""
-        if self.old is ABSENT:
+        if self._old is ABSENT:
             return "added"
-        return "removed" if self.new is ABSENT else "changed"
+        return "removed" if self._new is ABSENT else "changed"
 
     def expand(self) -> Iterator[Change]:
         """The difference one level down, as if what is absent were an empty container. Nothing for scalars."""
@@ -95,7 +113,18 @@ class Change:
             yield from self._positions(old, new) if places is None else self._items(places, list_type)
 
     def inner(self) -> Iterator[Change] | None:
-        """The differences that this one is made of, one level down; None if it is one by itself."""
+        """What may differ one level down, if this is not one difference by itself."""
+        if type(self._old) is Raw and type(self._new) is Raw and self._level < QUICK_LEVELS:
+            ours, theirs = split(self._old), split(self._new)
+            if isinstance(ours, dict) and isinstance(theirs, dict):
+                return self._fields(ours, theirs)
+            if isinstance(ours, list) and isinstance(theirs, list):
+                list_type = self.schema.list_type()
+                if list_type == ATOMIC:
+                    return None
+                in_place = _in_place(ours, theirs, list_type)
+                if in_place is not None:
+                    return (self._below(element, *pair, self.schema.item()) for element, *pair in in_place)
         if isinstance(self.old, dict) and isinstance(self.new, dict):
             return self._fields(self.old, self.new)
         if isinstance(self.old, list) and isinstance(self.new, list):
@@ -108,8 +137,8 @@ class Change:
         known = None if self._level < QUICK_LEVELS else self._known
         for name, value in old.items():
             other = new.get(name, ABSENT)
-            # Most values are text, and most are the same.
-            if type(value) is str and value == other:
+            # Most are the same, and most of them text, or not decoded.
+            if type(value) in _BY_VALUE and value == other:
                 continue
             if not strictly_equal(value, other, known):
                 yield self._below(name, value, other, self.schema.field(name))
@@ -147,6 +176,7 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+_BY_VALUE: Final = frozenset({str, Raw})
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -197,9 +227,16 @@ def _equal_once(old: Any, new: Any, known: _Known) -> bool:
 def _same_objects(old: LazyObject, new: LazyObject) -> bool:
     if old.raw.keys() != new.raw.keys():
         return False
-    # The smallest first: it takes the least to be found different.
-    names = sorted(differing(old, new), key=lambda name: len(memoryview(old.raw[name])))
-    return all(strictly_equal(old[name], new[name]) for name in names)
+    pairs = [(old.raw[name], new.raw[name]) for name in differing(old, new)]
+    ours, theirs = old.get("metadata"), new.get("metadata")
+    if isinstance(ours, LazyObject) and isinstance(theirs, LazyObject):
+        if ours.raw.keys() != theirs.raw.keys():
+            return False
+        pairs = [pair for pair in pairs if pair[0] is not old.raw["metadata"]]
+        pairs += [(ours.raw[name], theirs.raw[name]) for name in differing(ours, theirs)]
+    # The smallest first: it takes the least to be found different, and metadata.generation tells most changes.
+    pairs.sort(key=lambda pair: len(memoryview(pair[0])))
+    return all(strictly_equal(decoded(before), decoded(after)) for before, after in pairs)
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
@@ -227,15 +264,12 @@ def diff(old: Mapping[str, Any], new: Mapping[str, Any], schema: Schema) -> list
     while waiting:
         change = waiting.popleft()
         inner = change.inner()
-        if inner is None:
-            changes.append(change)
-            continue
         room = max(0, MAX_CHANGES - len(changes) - len(waiting))
-        further = list(islice(inner, room + 1))
-        if len(further) > room:
-            changes.append(change)
-        else:
+        further = None if inner is None else list(islice(inner, room + 1))
+        if further is not None and len(further) <= room:
             waiting.extend(further)
+        elif change.is_real:
+            changes.append(change)
     if len(changes) > 1:
         changes.sort(key=lambda change: change.text)
     return changes
@@ -265,6 +299,31 @@ def _places(old: list[Any], new: list[Any], list_type: ListType) -> Iterable[_Pl
         for place, (ours, theirs) in places.items()
         for pair in zip_longest(ours, theirs, fillvalue=ABSENT)
     )
+
+
+def _in_place(old: list[Raw], new: list[Raw], list_type: ListType) -> list[tuple[Element, Raw, Raw]] | None:
+    """The items that differ, if each is where it was; None if that cannot be told so easily.
+
+    Then it does not matter that a key may occur twice: items that share one are paired in their order, which is this.
+    """
+    if len(old) != len(new) or list_type == SET:
+        return None
+    found: list[tuple[Element, Raw, Raw]] = []
+    for before, after in zip(old, new, strict=True):
+        if before == after:
+            continue
+        ours, theirs = split(before), split(after)
+        if not (isinstance(ours, dict) and isinstance(theirs, dict)):
+            return None
+        keys = []
+        for name in list_type:
+            value = decoded(ours.get(name, KEY_DEFAULTS.get(name)))
+            place = identity((value,))
+            if place is None or place != identity((decoded(theirs.get(name, KEY_DEFAULTS.get(name))),)):
+                return None
+            keys.append((name, value))
+        found.append((Item(tuple(keys), (before, after)), before, after))
+    return found
 
 
 def _identities(items: list[Any], list_type: ListType) -> list[Identity] | None:

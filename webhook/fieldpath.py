@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from webhook.globs import Glob, is_glob
+from webhook.lazyjson import decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,13 @@ class Item:
     """An item of a keyed list. ``values`` are the item's old and new value, for keys that are not the list's own."""
 
     keys: tuple[tuple[str, Any], ...]
-    values: tuple[Any, ...] = field(default=(), compare=False, repr=False)
+    _values: tuple[Any, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """See the class. They are decoded only if somebody asks, and once."""
+        object.__setattr__(self, "_values", tuple([decoded(value) for value in self._values]))
+        return self._values
 
 
 @dataclass(frozen=True, slots=True)

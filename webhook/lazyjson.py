@@ -21,6 +21,9 @@ _METADATA: Final = "metadata"
 _ABSENT: Final = object()
 _decode = msgspec.json.Decoder().decode
 _split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_split_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_OBJECT: Final = ord("{")
+_ARRAY: Final = ord("[")
 
 
 class LazyObject(Mapping[str, Any]):
@@ -98,6 +101,28 @@ class LazyObject(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.raw)
+
+
+def split(raw: msgspec.Raw) -> dict[str, msgspec.Raw] | list[msgspec.Raw] | None:
+    """The parts of a map or a list, or None if it is neither.
+
+    Raises:
+        MalformedReview: it is no JSON.
+    """
+    first = memoryview(raw)[0]
+    try:
+        return _split(raw) if first == _OBJECT else _split_list(raw) if first == _ARRAY else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _decoded(raw, "the review") and None
+
+
+def decoded(value: Any) -> Any:
+    """``value``, decoded if it is not yet.
+
+    Raises:
+        MalformedReview: it is no JSON.
+    """
+    return _decoded(value, "the review") if type(value) is msgspec.Raw else value
 
 
 def _decoded(raw: msgspec.Raw, place: str) -> Any:

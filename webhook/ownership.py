@@ -10,6 +10,7 @@ list, ``v:…`` a member of a set, ``.`` the container itself, ``{}`` a value ow
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +19,7 @@ from webhook import meta
 from webhook.diff import Position, Union, strictly_equal
 from webhook.fieldpath import Element, Identity, Index, Item, Member, identity
 from webhook.globs import Globs
-from webhook.lazyjson import LazyObject
+from webhook.lazyjson import LazyObject, decoded
 from webhook.listkeys import KEY_DEFAULTS, parse_item_key
 from webhook.tools import DECLARED_FIELDS, LAST_APPLIED
 
@@ -158,7 +159,7 @@ class HeldValue:
         return None
 
 
-class Entry(msgspec.Struct, kw_only=True):
+class Entry(msgspec.Struct, kw_only=True, dict=True):
     """One entry of metadata.managedFields. ``raw`` is its fieldsV1, which nobody has to read who finds it unchanged."""
 
     manager: str | None = None
@@ -167,10 +168,10 @@ class Entry(msgspec.Struct, kw_only=True):
     subresource: str | None = None
     raw: msgspec.Raw = msgspec.field(name="fieldsV1", default=_NULL)
 
-    @property
+    @cached_property
     def fields(self) -> Fields:
         """The fieldsV1 document."""
-        fields: Fields = _decode(self.raw)
+        fields: Fields = decoded(self.raw)
         return fields
 
     def is_of(self, managers: Globs) -> bool:
@@ -178,7 +179,6 @@ class Entry(msgspec.Struct, kw_only=True):
         return managers.matches(self.manager or "")
 
 
-_decode: Final = msgspec.json.Decoder().decode
 _decode_entries: Final = msgspec.json.Decoder(list[Entry]).decode
 
 

@@ -14,6 +14,7 @@ from webhook.case import Case, Context
 from webhook.diff import Change, Position, Union, diff, differing, select
 from webhook.fieldpath import PathSet
 from webhook.globs import Globs
+from webhook.lazyjson import LazyObject
 from webhook.listkeys import Schema
 from webhook.ownership import declared, disowned, disowned_child, field_documents, made_by_controller
 from webhook.policy import MODES, Candidate, Policy
@@ -181,13 +182,11 @@ def _changes(review: Review, subject: Subject, managers: Globs) -> list[Change]:
     old, new = subject.old or {}, subject.new or {}
     schema = Schema.told_by(subject.group, subject.kind, lambda: field_documents((old, new), managers))
     before, after = _differing(old, new, _NO_NOISE if _status_is_ordinary(review, subject) else _STATUS)
-    ours: Any = before.get("metadata")
-    theirs: Any = after.get("metadata")
+    ours, theirs = old.get("metadata"), new.get("metadata")
     if meta.is_map(ours) and meta.is_map(theirs):
         before["metadata"], after["metadata"] = _differing(ours, theirs, _SERVER_METADATA)
     else:
-        for side in (before, after):
-            metadata: Any = side.get("metadata")
+        for metadata, side in ((ours, before), (theirs, after)):
             if meta.is_map(metadata):
                 side["metadata"] = {key: value for key, value in metadata.items() if key not in _SERVER_METADATA}
     return diff(before, after, schema)
@@ -196,8 +195,10 @@ def _changes(review: Review, subject: Subject, managers: Globs) -> list[Change]:
 def _differing(
     old: Mapping[str, Any], new: Mapping[str, Any], noise: Set[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields of both that may have changed, and are none of ``noise``."""
+    """The fields of both that may have changed, and are none of ``noise``; not decoded where neither is."""
     names = [name for name in differing(old, new) if name not in noise]
+    if isinstance(old, LazyObject) and isinstance(new, LazyObject):
+        old, new = old.raw, new.raw
     return {name: old[name] for name in names if name in old}, {name: new[name] for name in names if name in new}
 
 
