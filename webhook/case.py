@@ -73,18 +73,25 @@ def written(review: Review) -> Subject | None:
     return None if review.subresource == "scale" else subject_of(review, {}, children=False)
 
 
-def claims_of(subject: Subject | None, snapshot: Snapshot) -> list[Claim]:
-    """Who manages the object, by its old or its new state; the old comes first."""
+def claims_of(subject: Subject, snapshot: Snapshot, *, remarked: bool = True) -> list[Claim]:
+    """Who manages the object, by its old or its new state; the old comes first.
+
+    ``remarked`` is false where the new state is known to bear the same marks as the old.
+    """
+    sides = subject.sides if remarked else subject.sides[:1]
     found: dict[tuple[str, str], Claim] = {}
-    for side in subject.sides if subject is not None else ():
+    for side in sides:
         for claim in claims(side, snapshot.config.markers):
             found.setdefault((claim.managed_by.tool, claim.managed_by.kind), claim)
     return list(found.values())
 
 
-def managed_by(found: Sequence[Claim]) -> ManagedBy | None:
-    """The first of the claims, for the log."""
-    return found[0].managed_by if found else None
+def managed_by(subject: Subject | None, snapshot: Snapshot) -> ManagedBy | None:
+    """The first that manages the object, for the log."""
+    for side in subject.sides if subject is not None else ():
+        if found := claims(side, snapshot.config.markers):
+            return found[0].managed_by
+    return None
 
 
 def owned(context: Context, subject: Subject) -> tuple[Subject, list[Claim], ObjectRef | None]:

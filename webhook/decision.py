@@ -24,7 +24,7 @@ from webhook.policy import DRY_RUN, ENFORCE, TAG, WARN, Candidate, Snapshot
 from webhook.protection import STRICTNESS, Finding, Judged, Note, guardian_rank, judge, path_of
 from webhook.subject import LookupNeeded, Objects, Subject, scale_target, subject_of, with_ownership
 from webhook.text import cut, escaped
-from webhook.tools import ManagedBy
+from webhook.tools import ManagedBy, bear_the_same
 
 __all__ = ["BreakGlassUse", "Decision", "FieldChange", "LookupNeeded", "Violation", "decide", "drift_of"]
 
@@ -143,7 +143,7 @@ def decide(review: Review, snapshot: Snapshot, objects: Objects, now: datetime) 
         return Decision(allowed=True, writer=writer)
 
     if trusted is not None:
-        return Decision(allowed=True, writer=writer, managed_by=managed_by(claims_of(written(review), snapshot)))
+        return Decision(allowed=True, writer=writer, managed_by=managed_by(written(review), snapshot))
 
     context = Context(review=review, snapshot=snapshot, objects=objects, now=now, writer=writer)
     candidates = candidates_of(context, review.resource.resource, review.resource.group, review.subresource)
@@ -165,7 +165,9 @@ def decide(review: Review, snapshot: Snapshot, objects: Objects, now: datetime) 
 
 def _weigh(context: Context, subject: Subject, candidates: Sequence[Candidate]) -> Decision:
     """Steps 2 to 7 for one object."""
-    found = claims_of(subject, context.snapshot)
+    old, new = subject.old, subject.new
+    remarked = old is None or new is None or not bear_the_same(old, new)
+    found = claims_of(subject, context.snapshot, remarked=remarked)
     owner: ObjectRef | None = None
     if not found and any(candidate.policy.children for candidate in candidates):
         subject, found, owner = owned(context, subject)
@@ -177,8 +179,8 @@ def _weigh(context: Context, subject: Subject, candidates: Sequence[Candidate]) 
     if found and owner is None and any(c.policy.declared for c in meant):
         subject = with_ownership(subject, context.objects)
     case = Case(subject=subject, claims=found, owner=owner, meant=meant)
-    glass = glass_work(context, case)
-    retagged = subject.new is not None and tags.changed(subject.old, subject.new)
+    glass = glass_work(context, case) if remarked else None
+    retagged = remarked and new is not None and tags.changed(old, new)
     if not meant and glass is None:
         return Decision(allowed=True, writer=_excused(context, candidates), managed_by=case.managed_by)
     decision = _conclude(context, case, glass, _GLASS_AND_TAGS)

@@ -7,16 +7,16 @@ Maps are compared field by field, keyed lists by key, sets as sets, atomic lists
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice, zip_longest
-from typing import Any, Final, Protocol, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice, repeat, zip_longest
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 from msgspec import Raw
 
 from webhook.fieldpath import Element, Identity, Index, Item, Member, Path, format_path, identity
 from webhook.lazyjson import LazyObject, decoded, split
-from webhook.listkeys import ATOMIC, KEY_DEFAULTS, SET, ListType, Schema
+from webhook.listkeys import ATOMIC, KEY_DEFAULTS, KEYED_BY, SET, ListType, Schema
 
 
 class _Absent:
@@ -40,24 +40,43 @@ MAX_CHANGES: Final = 1000
 QUICK_LEVELS: Final = 16
 
 
+class _Scope(NamedTuple):
+    """What all changes of one diff share."""
+
+    schema: Schema
+    known: _Known
+
+
 class Change:
-    """One place that differs. ``old`` or ``new`` is ABSENT where the place was added or removed."""
+    """One place that differs. ``old`` or ``new`` is ABSENT where the place was added or removed.
 
-    __slots__ = ("_above", "_element", "_known", "_level", "_new", "_old", "_path", "_text", "schema")
+    ``is_shared`` tells that it is in an item of a list whose key another item may have, too.
+    """
 
-    def __init__(
-        self, old: Any, new: Any, schema: Schema, above: Change | None, element: Element, known: _Known
-    ) -> None:
+    __slots__ = ("_above", "_element", "_level", "_new", "_old", "_path", "_scope", "_text", "_unsure", "is_shared")
+
+    def __init__(self, old: Any, new: Any, element: Element, above: Change | None, scope: _Scope) -> None:
         self._old = old
         self._new = new
-        self.schema = schema
         # A path is made when it is asked for: a hostile object has a hundred thousand places, hundreds of levels deep.
-        self._above = above
         self._element = element
-        self._known = known
+        self._above = above
+        self._scope = scope
         self._level: int = 0 if above is None else above._level + 1
-        self._path: Path | None = None
+        self.is_shared: bool = False if above is None else above.is_shared
+        self._path: Path | None = () if above is None else None
         self._text: str | None = None
+        self._unsure: bool = False
+
+    @classmethod
+    def at(cls, path: Path, old: Any, new: Any, scope: _Scope, *, is_shared: bool) -> Change:
+        """The change at ``path`` of the object."""
+        made = cls(old, new, path[-1], None, scope)
+        made._level = len(path)
+        made._path = path
+        made.is_shared = is_shared
+        made._unsure = True
+        return made
 
     @property
     def old(self) -> Any:
@@ -74,19 +93,24 @@ class Change:
     @property
     def is_real(self) -> bool:
         """Whether the values differ, and not only their bytes."""
-        return type(self._old) is not Raw or type(self._new) is not Raw or not strictly_equal(self.old, self.new)
+        return not (self._unsure and strictly_equal(self.old, self.new))
 
     @property
     def path(self) -> Path:
         """Where it is; empty for the object itself."""
-        if self._path is None:
-            elements: list[Element] = []
-            change = self
-            while change._above is not None:
-                elements.append(change._element)
-                change = change._above
-            self._path = tuple(reversed(elements))
-        return self._path
+        path = self._path
+        if path is None:
+            path = self._path = tuple(self._elements())
+        return path
+
+    def _elements(self) -> list[Element]:
+        elements: list[Element] = []
+        change = self
+        while change._path is None and change._above is not None:
+            elements.append(change._element)
+            change = change._above
+        elements.reverse()
+        return [*(change._path or ()), *elements]
 
     @property
     def text(self) -> str:
@@ -108,61 +132,53 @@ class Change:
             yield from self._fields(_dict(self.old), _dict(self.new))
         if isinstance(self.old, list) or isinstance(self.new, list):
             old, new = _list(self.old), _list(self.new)
-            list_type = self.schema.list_type()
+            list_type = self._list_type()
             places = _places(old, new, list_type)
             yield from self._positions(old, new) if places is None else self._items(places, list_type)
 
     def inner(self) -> Iterator[Change] | None:
-        """What may differ one level down, if this is not one difference by itself."""
-        if type(self._old) is Raw and type(self._new) is Raw and self._level < QUICK_LEVELS:
-            ours, theirs = split(self._old), split(self._new)
-            if isinstance(ours, dict) and isinstance(theirs, dict):
-                return self._fields(ours, theirs)
-            if isinstance(ours, list) and isinstance(theirs, list):
-                list_type = self.schema.list_type()
-                if list_type == ATOMIC:
-                    return None
-                in_place = _in_place(ours, theirs, list_type)
-                if in_place is not None:
-                    return (self._below(element, *pair, self.schema.item()) for element, *pair in in_place)
+        """What differs one level down; None if this is one difference by itself."""
         if isinstance(self.old, dict) and isinstance(self.new, dict):
             return self._fields(self.old, self.new)
         if isinstance(self.old, list) and isinstance(self.new, list):
-            list_type = self.schema.list_type()
+            list_type = self._list_type()
             places = _places(self.old, self.new, list_type)
             return None if places is None else self._items(places, list_type)
         return None
 
+    def _list_type(self) -> ListType:
+        return self._scope.schema.list_type_at(self._elements())
+
+    def _known(self) -> _Known | None:
+        return None if self._level < QUICK_LEVELS else self._scope.known
+
     def _fields(self, old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
-        known = None if self._level < QUICK_LEVELS else self._known
+        known = self._known()
         for name, value in old.items():
             other = new.get(name, ABSENT)
-            # Most are the same, and most of them text, or not decoded.
-            if type(value) in _BY_VALUE and value == other:
+            # Most values are text, and most are the same.
+            if type(value) is str and value == other:
                 continue
             if not strictly_equal(value, other, known):
-                yield self._below(name, value, other, self.schema.field(name))
+                yield Change(value, other, name, self, self._scope)
         if len(new) != len(old) or new.keys() != old.keys():
             for name, value in new.items():
                 if name not in old:
-                    yield self._below(name, ABSENT, value, self.schema.field(name))
+                    yield Change(ABSENT, value, name, self, self._scope)
 
     def _items(self, places: Iterable[_Place], list_type: ListType) -> Iterator[Change]:
-        known = None if self._level < QUICK_LEVELS else self._known
-        inner = self.schema.item()
-        for _, before, after in places:
+        known = self._known()
+        for before, after, shared in places:
             if not strictly_equal(before, after, known):
-                yield self._below(_element(before, after, list_type), before, after, inner)
+                change = Change(before, after, _element(before, after, list_type), self, self._scope)
+                change.is_shared = change.is_shared or shared
+                yield change
 
     def _positions(self, old: list[Any], new: list[Any]) -> Iterator[Change]:
-        known = None if self._level < QUICK_LEVELS else self._known
-        inner = self.schema.item()
+        known = self._known()
         for position, (before, after) in enumerate(zip_longest(old, new, fillvalue=ABSENT)):
             if not strictly_equal(before, after, known):
-                yield self._below(Index(position, (before, after)), before, after, inner)
-
-    def _below(self, element: Element, old: Any, new: Any, schema: Schema) -> Change:
-        return Change(old, new, schema, self, element, self._known)
+                yield Change(before, after, Index(position, (before, after)), self, self._scope)
 
     def __str__(self) -> str:
         return f"{self.text} {self.operation}"
@@ -176,7 +192,6 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-_BY_VALUE: Final = frozenset({str, Raw})
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -239,18 +254,11 @@ def _same_objects(old: LazyObject, new: LazyObject) -> bool:
     return all(strictly_equal(decoded(before), decoded(after)) for before, after in pairs)
 
 
-def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The fields that may have changed: all but those whose bytes are the same."""
     if isinstance(old, LazyObject) and isinstance(new, LazyObject):
-        before, after = old.raw, new.raw
-        for name, raw in before.items():
-            if name not in after or raw != after[name]:
-                yield name
-    else:
-        yield from old
-    for name in new:
-        if name not in old:
-            yield name
+        return old.differing(new)
+    return [*old, *(name for name in new if name not in old)]
 
 
 def diff(old: Mapping[str, Any], new: Mapping[str, Any], schema: Schema) -> list[Change]:
@@ -260,23 +268,79 @@ def diff(old: Mapping[str, Any], new: Mapping[str, Any], schema: Schema) -> list
     MAX_CHANGES differences; :meth:`Change.expand` goes further.
     """
     changes: list[Change] = []
-    waiting = deque(Change(old, new, schema, None, "", {}).expand())
+    scope = _Scope(schema, {})
+    waiting: deque[_Pair | Change] = deque(_differing_fields(old, new, (), is_shared=False))
     while waiting:
-        change = waiting.popleft()
-        inner = change.inner()
+        pair = waiting.popleft()
         room = max(0, MAX_CHANGES - len(changes) - len(waiting))
-        further = None if inner is None else list(islice(inner, room + 1))
-        if further is not None and len(further) <= room:
-            waiting.extend(further)
-        elif change.is_real:
+        if isinstance(pair, Change):
+            change, pairs = pair, None
+        else:
+            pairs = _inside(pair, schema)
+            if pairs is not None and len(pairs) <= room:
+                waiting += pairs
+                continue
+            path, before, after, is_shared = pair
+            change = Change.at(path, before, after, scope, is_shared=is_shared)
+        if pairs is None and (inner := change.inner()) is not None:
+            further = list(islice(inner, room + 1))
+            if len(further) <= room:
+                waiting += further
+                continue
+        if change.is_real:
             changes.append(change)
     if len(changes) > 1:
         changes.sort(key=lambda change: change.text)
     return changes
 
 
-#: What tells an item of a list from the others, and its old and new value.
-_Place: TypeAlias = tuple[Identity, Any, Any]
+#: A place that may differ: its path, old and new value, not decoded yet, and whether others may have the same path.
+_Pair: TypeAlias = tuple[Path, Any, Any, bool]
+
+
+def _differing_fields(old: Mapping[str, Any], new: Mapping[str, Any], path: Path, *, is_shared: bool) -> list[_Pair]:
+    found: list[_Pair] = [
+        ((*path, name), value, new.get(name, ABSENT), is_shared)
+        for name, value in old.items()
+        if value != new.get(name, ABSENT) or (type(value) is not Raw and not strictly_equal(value, new.get(name)))
+    ]
+    if old.keys() != new.keys():
+        found += [((*path, name), ABSENT, value, is_shared) for name, value in new.items() if name not in old]
+    return found
+
+
+def _inside(pair: _Pair, schema: Schema) -> list[_Pair] | None:
+    """What may differ one level down, by its bytes; None if that cannot be told without decoding them."""
+    path, old, new, is_shared = pair
+    if len(path) >= QUICK_LEVELS:
+        return None
+    if type(old) is Raw and type(new) is Raw:
+        ours, theirs = split(old), split(new)
+        if type(ours) is list and type(theirs) is list:
+            return _differing_items(pair, ours, theirs, schema)
+    else:
+        ours, theirs = old, new
+    if type(ours) is dict and type(theirs) is dict:
+        return _differing_fields(ours, theirs, path, is_shared=is_shared)
+    return None
+
+
+def _differing_items(pair: _Pair, ours: list[Raw], theirs: list[Raw], schema: Schema) -> list[_Pair] | None:
+    path, old, new, is_shared = pair
+    list_type = schema.list_type_at(path)
+    keys = _keys_in_place(old, new, list_type)
+    if keys is None:
+        return None
+    is_shared = is_shared or len(set(keys)) < len(keys)
+    return [
+        ((*path, Item(tuple(zip(list_type, values, strict=True)), (before, after))), before, after, is_shared)
+        for before, after, values in zip(ours, theirs, keys, strict=True)
+        if before != after
+    ]
+
+
+#: An item's old and new value, and whether another may have its key, too.
+_Place: TypeAlias = tuple[Any, Any, bool]
 
 
 def _places(old: list[Any], new: list[Any], list_type: ListType) -> Iterable[_Place] | None:
@@ -287,7 +351,7 @@ def _places(old: list[Any], new: list[Any], list_type: ListType) -> Iterable[_Pl
     if before is None or after is None:
         return None
     if before == after:
-        return zip(before, old, new, strict=True)
+        return zip(old, new, repeat(len(set(before)) < len(before)))
     places: dict[Identity, tuple[list[Any], list[Any]]] = {}
     for place, item in zip(before, old, strict=True):
         places.setdefault(place, ([], []))[0].append(item)
@@ -295,35 +359,40 @@ def _places(old: list[Any], new: list[Any], list_type: ListType) -> Iterable[_Pl
         places.setdefault(place, ([], []))[1].append(item)
     # A key may occur twice (ports, env): items that share one are paired in their order.
     return (
-        (place, *pair)
-        for place, (ours, theirs) in places.items()
+        (*pair, len(ours) > 1 or len(theirs) > 1)
+        for ours, theirs in places.values()
         for pair in zip_longest(ours, theirs, fillvalue=ABSENT)
     )
 
 
-def _in_place(old: list[Raw], new: list[Raw], list_type: ListType) -> list[tuple[Element, Raw, Raw]] | None:
-    """The items that differ, if each is where it was; None if that cannot be told so easily.
+def _keys_in_place(old: Raw, new: Raw, list_type: ListType) -> list[tuple[Any, ...]] | None:
+    """The keys of all items of two lists, if they are the same in the same order; None if they are not, or unknown.
 
     Then it does not matter that a key may occur twice: items that share one are paired in their order, which is this.
     """
-    if len(old) != len(new) or list_type == SET:
+    decode = _KEYS.get(list_type)
+    if decode is None:
         return None
-    found: list[tuple[Element, Raw, Raw]] = []
-    for before, after in zip(old, new, strict=True):
-        if before == after:
-            continue
-        ours, theirs = split(before), split(after)
-        if not (isinstance(ours, dict) and isinstance(theirs, dict)):
-            return None
-        keys = []
-        for name in list_type:
-            value = decoded(ours.get(name, KEY_DEFAULTS.get(name)))
-            place = identity((value,))
-            if place is None or place != identity((decoded(theirs.get(name, KEY_DEFAULTS.get(name))),)):
-                return None
-            keys.append((name, value))
-        found.append((Item(tuple(keys), (before, after)), before, after))
-    return found
+    try:
+        keys: list[tuple[Any, ...]] = [msgspec.structs.astuple(item) for item in decode(old)]
+        others: list[tuple[Any, ...]] = [msgspec.structs.astuple(item) for item in decode(new)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return keys if keys == others else None
+
+
+def _keys_decoder(names: tuple[str, ...]) -> Callable[[Raw], list[Any]]:
+    """Reads nothing of a list's items but their keys: texts or whole numbers, which do not equal one another."""
+    fields = [
+        (f"key{number}", str | int, msgspec.field(name=name, default=KEY_DEFAULTS[name]))
+        if name in KEY_DEFAULTS
+        else (f"key{number}", str | int, msgspec.field(name=name))
+        for number, name in enumerate(names)
+    ]
+    return msgspec.json.Decoder(list[msgspec.defstruct("Keys", fields)]).decode  # type: ignore[misc]
+
+
+_KEYS: Final[Mapping[ListType, Callable[[Raw], list[Any]]]] = {names: _keys_decoder(names) for names in KEYED_BY}
 
 
 def _identities(items: list[Any], list_type: ListType) -> list[Identity] | None:
@@ -393,10 +462,8 @@ def select(changes: Iterable[Change], wanted: Position, ignored: Position | None
         position: Position | None = wanted
         besides = ignored
         for element in change.path:
-            if position is None:
+            if position is not None and not position.covers and (position := position.step(element)) is None:
                 break
-            if not position.covers:
-                position = position.step(element)
             if besides is not None and not besides.covers:
                 besides = besides.step(element)
         if position is not None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 from webhook.globs import Glob, is_glob
@@ -59,6 +60,10 @@ Identity: TypeAlias = tuple[tuple[type, ...], tuple[Any, ...]]
 
 #: Characters of one path as text. Those of real objects have a few hundred.
 MAX_TEXT: Final = 2000
+# Characters of a name whose text is kept: those of real fields have thirty, and a thousand of them take little memory.
+_SHORT: Final = 64
+# Elements that are written at once: all of a real path.
+_STRIDE: Final = 16
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_/:@-][A-Za-z0-9_./:@-]*\Z")
@@ -66,7 +71,7 @@ _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_/:@-][A-Za-z0-9_./:@-]*\Z")
 
 def identity(values: Sequence[Any]) -> Identity | None:
     """What tells an item of a list from the others, given the values of its keys; None if one is no scalar."""
-    kinds = tuple([type(value) for value in values])
+    kinds = tuple(map(type, values))
     return None if dict in kinds or list in kinds else (kinds, tuple(values))
 
 
@@ -76,23 +81,31 @@ def format_path(path: Path) -> str:
     At most MAX_TEXT characters of it, so that a thousand places of a hostile object fit into memory.
     """
     text = ""
-    for element in path:
-        match element:
-            case str():
-                name = element[: MAX_TEXT + 1]
-                if _PLAIN_NAME.match(name):
-                    text += f".{name}" if text else name
-                else:
-                    text += f"[{_quote(name)}]"
-            case Item():
-                text += "[" + ",".join(f"{name}={_scalar(value)}" for name, value in element.keys) + "]"
-            case Member():
-                text += f"[={_scalar(element.value)}]"
-            case Index():
-                text += f"[{element.position}]"
-        if len(text) > MAX_TEXT:
-            return text[: MAX_TEXT - 1] + "…"
-    return text
+    for start in range(0, len(path), _STRIDE):
+        text += "".join(
+            [_element_text(e) if not isinstance(e, str) else _field_text(e) for e in path[start : start + _STRIDE]]
+        )
+        if len(text) > MAX_TEXT + 1:
+            return text.removeprefix(".")[: MAX_TEXT - 1] + "…"
+    text = text.removeprefix(".")
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+
+
+def _field_text(name: str) -> str:
+    return _short_text(name) if len(name) <= _SHORT else _named(name[: MAX_TEXT + 1])
+
+
+def _element_text(element: Item | Member | Index) -> str:
+    if isinstance(element, Item):
+        return "[" + ",".join([f"{name}={_scalar(value)}" for name, value in element.keys]) + "]"
+    return f"[={_scalar(element.value)}]" if isinstance(element, Member) else f"[{element.position}]"
+
+
+def _named(name: str) -> str:
+    return f".{name}" if _PLAIN_NAME.match(name) else f"[{_quote(name)}]"
+
+
+_short_text: Final = lru_cache(maxsize=1024)(_named)
 
 
 def scalar_text(value: Any) -> str:
@@ -290,10 +303,14 @@ def _child_of(children: list[tuple[Any, _Node]], key: Any) -> _Node:
     return node
 
 
+#: Stands for an element that no pattern names.
+_OTHER: Final = Member(None)
+
+
 class PathSet:
     """Patterns as a trie, and a position in it: ``covers`` says that a pattern ends here or above."""
 
-    __slots__ = ("_globs", "_keyed", "_names", "_nodes", "_steps", "covers", "texts")
+    __slots__ = ("_globs", "_keyed", "_named", "_nodes", "_others", "covers", "texts")
 
     #: A path set says nothing about a container's mere existence; a declared field can (see ownership).
     owns_container = False
@@ -326,11 +343,10 @@ class PathSet:
     def _stand(self, nodes: tuple[_Node, ...]) -> None:
         self._nodes = nodes
         self.covers = any(node.covers for node in nodes)
-        self._names = frozenset([name for node in nodes for name in node.names])
         self._globs = any(node.globs for node in nodes)
         self._keyed = any(node.keyed for node in nodes)
-        #: By the names that the patterns know; None: any other element.
-        self._steps: dict[str | None, PathSet | None] = {}
+        self._named: dict[str, PathSet | None] | None = None
+        self._others: tuple[PathSet | None] | None = None
 
     def __or__(self, other: PathSet) -> PathSet:
         return PathSet._at(self._nodes + other._nodes)
@@ -339,18 +355,19 @@ class PathSet:
         """The position one element further, or None where no pattern leads on."""
         if self.covers:
             return self
-        # Where the patterns alone say what comes next, it is found once: policies live longer than writes.
         if isinstance(element, str):
-            if not self._globs:
-                return self._once(element, element if element in self._names else None)
-        elif not self._keyed or isinstance(element, Member):
-            return self._once(element, None)
-        return self._next(element)
-
-    def _once(self, element: Element, name: str | None) -> PathSet | None:
-        if name not in self._steps:
-            self._steps[name] = self._next(element)
-        return self._steps[name]
+            if self._globs:
+                return self._next(element)
+            # Without wildcards the next positions are few, and made once: policies live longer than writes.
+            if self._named is None:
+                self._named = {name: self._next(name) for node in self._nodes for name in node.names}
+            if element in self._named:
+                return self._named[element]
+        elif self._keyed and not isinstance(element, Member):
+            return self._next(element)
+        if self._others is None:
+            self._others = (self._next(_OTHER),)
+        return self._others[0]
 
     def _next(self, element: Element) -> PathSet | None:
         nodes = tuple([child for node in self._nodes for child in node.step(element)])

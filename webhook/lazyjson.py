@@ -21,9 +21,7 @@ _METADATA: Final = "metadata"
 _ABSENT: Final = object()
 _decode = msgspec.json.Decoder().decode
 _split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_split_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_OBJECT: Final = ord("{")
-_ARRAY: Final = ord("[")
+_parts = msgspec.json.Decoder(dict[str, msgspec.Raw] | list[msgspec.Raw] | str | int | float | bool | None).decode
 
 
 class LazyObject(Mapping[str, Any]):
@@ -33,13 +31,14 @@ class LazyObject(Mapping[str, Any]):
     JSON raises :class:`MalformedReview`.
     """
 
-    __slots__ = ("_place", "_typed", "_values", "raw")
+    __slots__ = ("_compared", "_place", "_typed", "_values", "raw")
 
     def __init__(self, raw: dict[str, msgspec.Raw], place: str) -> None:
         self.raw = raw
         self._place = place
         self._values: dict[str, Any] = {}
         self._typed: dict[str, Any] = {}
+        self._compared: tuple[LazyObject, list[str]] | None = None
 
     @classmethod
     def of(cls, raw: msgspec.Raw, place: str) -> LazyObject | None:
@@ -61,20 +60,20 @@ class LazyObject(Mapping[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a field, decoded."""
-        value = self._values.get(key, _ABSENT)
-        if value is _ABSENT:
-            raw = self.raw.get(key)
-            if raw is None:
-                return default
-            if key == _METADATA:
-                try:
-                    value = LazyObject(_split(raw), self._place)
-                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                    value = _decoded(raw, self._place)
-            else:
-                value = _decoded(raw, self._place)
-            self._values[key] = value
+        values = self._values
+        if key in values:
+            return values[key]
+        raw = self.raw.get(key)
+        if raw is None:
+            return default
+        value = values[key] = self._metadata(raw) if key == _METADATA else _decoded(raw, self._place)
         return value
+
+    def _metadata(self, raw: msgspec.Raw) -> Any:
+        try:
+            return LazyObject(_split(raw), self._place)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return _decoded(raw, self._place)
 
     def get_as(self, key: str, decode: Callable[[msgspec.Raw], _T]) -> _T | None:
         """A field's value as ``decode``, always the same for it, gives it; None if it is absent or does not fit."""
@@ -86,6 +85,16 @@ class LazyObject(Mapping[str, Any]):
                 self._typed[key] = None
         found: _T | None = self._typed[key]
         return found
+
+    def differing(self, other: LazyObject) -> list[str]:
+        """The fields that have other bytes in ``other``, or are there in one of both alone."""
+        if self._compared is None or self._compared[0] is not other:
+            ours, theirs = self.raw, other.raw
+            names = [name for name, raw in ours.items() if raw != theirs.get(name)]
+            if ours.keys() != theirs.keys():
+                names += [name for name in theirs if name not in ours]
+            self._compared = other, names
+        return self._compared[1]
 
     def __getitem__(self, key: str) -> Any:
         value = self.get(key, _ABSENT)
@@ -103,17 +112,16 @@ class LazyObject(Mapping[str, Any]):
         return len(self.raw)
 
 
-def split(raw: msgspec.Raw) -> dict[str, msgspec.Raw] | list[msgspec.Raw] | None:
-    """The parts of a map or a list, or None if it is neither.
+def split(raw: msgspec.Raw) -> Any:
+    """The parts of a map or a list, undecoded; the value itself if it is neither.
 
     Raises:
         MalformedReview: it is no JSON.
     """
-    first = memoryview(raw)[0]
     try:
-        return _split(raw) if first == _OBJECT else _split_list(raw) if first == _ARRAY else None
+        return _parts(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _decoded(raw, "the review") and None
+        return _decoded(raw, "the review")
 
 
 def decoded(value: Any) -> Any:

@@ -108,6 +108,10 @@ _METADATA_TABLE: Final[Mapping[tuple[str, ...], ListType]] = {
     ("metadata", name): keys for name, keys in _METADATA.items()
 }
 _NOTHING: Final[Mapping[tuple[str, ...], ListType]] = {}
+#: The keys that the lists of the built-in kinds have.
+KEYED_BY: Final = frozenset(
+    keys for lists in (*_TABLE.values(), _METADATA_TABLE) for keys in lists.values() if isinstance(keys, tuple)
+)
 
 
 #: A place that a document owns whole, and any below it.
@@ -212,6 +216,17 @@ class Schema:
             for nodes in tiers
         ]
 
+    def list_type_at(self, path: Sequence[object]) -> ListType:
+        """:meth:`list_type` of the list at ``path`` of the object; what is no name stands for an item of a list."""
+        names = tuple([element for element in path if isinstance(element, str)])
+        known = self._table.get(names) or _METADATA_TABLE.get(names)
+        if known is not None:
+            return known
+        place = self
+        for element in path:
+            place = place.field(element) if isinstance(element, str) else place.item()
+        return place.list_type()
+
     def list_type(self) -> ListType:
         """Of the list here: the names of its key fields, SET, or ATOMIC.
 
@@ -241,9 +256,12 @@ def _claims(node: Mapping[str, Any]) -> Iterator[ListType]:
             yield tuple(parse_item_key(key)) or ATOMIC
 
 
+_decode_map: Final = msgspec.json.Decoder(dict[str, Any]).decode
+
+
 def parse_item_key(key: str) -> dict[str, Any]:
     """The fields of a fieldsV1 key such as ``k:{"name":"web"}``; empty if it cannot be read."""
     try:
-        return msgspec.json.decode(key[2:], type=dict[str, Any])
+        return _decode_map(key[2:])
     except (msgspec.DecodeError, RecursionError):
         return {}

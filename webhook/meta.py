@@ -25,17 +25,22 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 def metadata_of(obj: Object | None) -> Mapping[str, Any]:
     """``metadata``; empty for no object."""
-    return _EMPTY if obj is None else mapping(obj.get("metadata"))
+    if obj is None:
+        return _EMPTY
+    value = obj.get("metadata")
+    return value if isinstance(value, _MAPS) else _EMPTY
 
 
 def labels_of(obj: Object | None) -> Mapping[str, Any]:
     """``metadata.labels``."""
-    return mapping(metadata_of(obj).get("labels"))
+    value = metadata_of(obj).get("labels")
+    return value if isinstance(value, dict) else _EMPTY
 
 
 def annotations_of(obj: Object | None) -> Mapping[str, Any]:
     """``metadata.annotations``."""
-    return mapping(metadata_of(obj).get("annotations"))
+    value = metadata_of(obj).get("annotations")
+    return value if isinstance(value, dict) else _EMPTY
 
 
 def managed_entries(obj: Object | None) -> Iterator[Mapping[str, Any]]:

@@ -10,14 +10,14 @@ list, ``v:…`` a member of a set, ``.`` the container itself, ``{}`` a value ow
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 import msgspec
 
 from webhook import meta
-from webhook.diff import Position, Union, strictly_equal
-from webhook.fieldpath import Element, Identity, Index, Item, Member, identity
+from webhook.diff import Change, Position, Union, strictly_equal
+from webhook.fieldpath import Element, Identity, Index, Item, Member, Path, identity
 from webhook.globs import Globs
 from webhook.lazyjson import LazyObject, decoded
 from webhook.listkeys import KEY_DEFAULTS, parse_item_key
@@ -25,17 +25,25 @@ from webhook.tools import DECLARED_FIELDS, LAST_APPLIED
 
 Fields = Mapping[str, Any]
 
+_NOTHING: Final[Fields] = {}
 _NULL: Final = msgspec.Raw(b"null")
 _BRACE: Final = ord("{")
+# fieldsV1 documents that are kept decoded: both webhooks are shown one and the same for each write, and so is every
+# write to an object until its tool applies it anew. Those of real objects have hundreds of bytes, and take ten times as
+# much decoded.
+_KEPT: Final = 128
+_KEPT_BYTES: Final = 4096
+# Ways in which the items of one list are told apart; there is one, unless somebody makes others up.
+_MAX_INDEXES: Final = 4
 
 
 class OwnedFields:
     """A position in a fieldsV1 document."""
 
-    __slots__ = ("_children", "_indexes", "_node", "covers", "owns_container")
+    __slots__ = ("_children", "_indexes", "covers", "node", "owns_container")
 
     def __init__(self, node: Fields) -> None:
-        self._node = node
+        self.node = node
         self._children: dict[str, OwnedFields] = {}
         self._indexes: dict[tuple[str, ...], dict[Identity, str]] = {}
         self.covers = not node
@@ -43,9 +51,10 @@ class OwnedFields:
 
     def step(self, element: Element) -> OwnedFields | None:
         """See :class:`webhook.diff.Position`."""
+        if isinstance(element, str):
+            key = "f:" + element
+            return self._children.get(key) or self._child(key)
         match element:
-            case str():
-                return self._child("f:" + element)
             case Member(value):
                 return self._child(self._index(()).get(identity((value,)) or _NONE))
             case Item(keys):
@@ -61,7 +70,7 @@ class OwnedFields:
         if key is None:
             return None
         child = self._children.get(key)
-        if child is None and isinstance(node := self._node.get(key), dict):
+        if child is None and isinstance(node := self.node.get(key), dict):
             child = self._children[key] = OwnedFields(node)
         return child
 
@@ -70,10 +79,11 @@ class OwnedFields:
         index = self._indexes.get(names)
         if index is None:
             index = {}
-            for key in self._node:
+            for key in self.node:
                 if (found := _item_identity(key, names) if names else _member_identity(key)) is not None:
                     index.setdefault(found, key)
-            self._indexes[names] = index
+            if len(self._indexes) < _MAX_INDEXES:
+                self._indexes[names] = index
         return index
 
 
@@ -169,16 +179,28 @@ class Entry(msgspec.Struct, kw_only=True, dict=True):
     raw: msgspec.Raw = msgspec.field(name="fieldsV1", default=_NULL)
 
     @cached_property
+    def document(self) -> OwnedFields:
+        """The fieldsV1 document as a position."""
+        raw = bytes(self.raw)
+        return _kept_document(raw) if len(raw) <= _KEPT_BYTES else _document(raw)
+
+    @property
     def fields(self) -> Fields:
         """The fieldsV1 document."""
-        fields: Fields = decoded(self.raw)
-        return fields
+        return self.document.node
 
     def is_of(self, managers: Globs) -> bool:
         """Whether it belongs to one of ``managers``."""
         return managers.matches(self.manager or "")
 
 
+def _document(raw: bytes) -> OwnedFields:
+    return OwnedFields(decoded(msgspec.Raw(raw)))
+
+
+_kept_document: Final = lru_cache(maxsize=_KEPT)(_document)
+
+_decode: Final = msgspec.json.Decoder().decode
 _decode_entries: Final = msgspec.json.Decoder(list[Entry]).decode
 
 
@@ -223,8 +245,12 @@ def owned(obj: Mapping[str, Any], managers: Globs) -> list[Fields]:
     An ``Update`` entry that also owns last-applied-configuration is a client-side apply: it holds the server's
     defaults too, and the annotation says what was declared.
     """
+    return [fields for _, fields in _declaring(obj, managers)]
+
+
+def _declaring(obj: Mapping[str, Any], managers: Globs) -> list[tuple[Entry, Fields]]:
     return [
-        _as_called(entry, obj)
+        (entry, _as_called(entry, obj))
         for entry in _own_entries(obj, managers)
         if entry.operation == "Apply" or not owns_last_applied(entry.fields)
     ]
@@ -247,7 +273,11 @@ def declared(obj: Mapping[str, Any], managers: Globs, *, config_sync: bool = Fal
 
     ``config_sync`` takes in the annotation declared-fields, which counts on an object of Config Sync alone.
     """
-    positions: list[Position] = [OwnedFields(fields) for fields in owned(obj, managers) if fields]
+    positions: list[Position] = [
+        entry.document if fields is entry.fields else OwnedFields(fields)
+        for entry, fields in _declaring(obj, managers)
+        if fields
+    ]
     if (applied := last_applied(obj, managers)) is not None:
         positions.append(HeldValue(applied))
     if config_sync and (fields := _annotated(obj, DECLARED_FIELDS)):
@@ -273,12 +303,12 @@ def _owning(obj: Mapping[str, Any]) -> list[Fields]:
     ]
 
 
-def disowned(old: Mapping[str, Any], new: Mapping[str, Any], managers: Globs) -> bool:
+def disowned(old: Mapping[str, Any], new: Mapping[str, Any], managers: Globs, changes: Sequence[Change] = ()) -> bool:
     """Whether ``new`` takes the ownership of a field away from ``managers`` without changing the field itself.
 
     A changed field moves to its writer's entry; that is no more than the change. Ownership that vanishes from an
     unchanged field is an attempt on the source of what is declared, be it that entry or last-applied-configuration,
-    which is believed for the sake of its owner.
+    which is believed for the sake of its owner. ``changes`` are some that are known already, which spares a look.
     """
     ours, theirs = _own_entries(old, managers), _own_entries(new, managers)
     version = old.get("apiVersion")
@@ -287,37 +317,111 @@ def disowned(old: Mapping[str, Any], new: Mapping[str, Any], managers: Globs) ->
         kept = {bytes(entry.raw) for entry in theirs if entry.api_version == version}
         if all(entry.api_version == version and bytes(entry.raw) in kept for entry in ours):
             return False
-    return _any_lost([_as_called(entry, old) for entry in ours], [_as_called(entry, new) for entry in theirs], old, new)
+    before, after = [_as_called(entry, old) for entry in ours], [_as_called(entry, new) for entry in theirs]
+    return _any_lost(before, after, _Sides(old, new), changes)
 
 
-def disowned_child(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def disowned_child(old: Mapping[str, Any], new: Mapping[str, Any], changes: Sequence[Change] = ()) -> bool:
     """As :func:`disowned`, of the controller that made the object: what it wrote is known by its entry alone."""
-    return _any_lost(_owning(old), _owning(new), old, new)
+    return _any_lost(_owning(old), _owning(new), _Sides(old, new), changes)
 
 
-def _any_lost(
-    before: Sequence[Fields], after: Sequence[Fields], old: Mapping[str, Any], new: Mapping[str, Any]
-) -> bool:
-    held = HeldValue(old), HeldValue(new)
-    return any(not _is_kept(fields, after) and _lost(fields, after, *held) for fields in before)
+class _Sides:
+    """Old and new object, looked into where the changes do not tell."""
+
+    def __init__(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        self._old = HeldValue(old)
+        self._new = HeldValue(new)
+
+    def at(self, place: Path) -> tuple[HeldValue, HeldValue] | None:
+        """What both have at ``place``; None if one has nothing there."""
+        old: HeldValue | None = self._old
+        new: HeldValue | None = self._new
+        for element in place:
+            old, new = old and old.step(element), new and new.step(element)
+            if old is None or new is None:
+                return None
+        return (old, new) if old is not None and new is not None else None
+
+
+def _any_lost(before: Sequence[Fields], after: Sequence[Fields], sides: _Sides, changes: Sequence[Change]) -> bool:
+    for fields in before:
+        if _is_kept(fields, after):
+            continue
+        if not fields:
+            if (held := sides.at(())) is not None and _lost_in(fields, after, *held):
+                return True
+        elif _lost(fields, after, sides, (), [(change.path, change) for change in changes]):
+            return True
+    return False
 
 
 def _is_kept(node: Fields, kept: Sequence[Fields]) -> bool:
     # Whole is more than a part: so the server itself writes it once a list has become atomic in its definition.
-    return any(not k or k == node for k in kept)
+    return any(not fields or fields == node for fields in kept)
 
 
-def _lost(node: Fields, kept: Sequence[Fields], old: HeldValue, new: HeldValue) -> bool:
-    """Whether something of ``node``, which ``kept`` has not as it is, is in none of it though its value is the same."""
+def _not_kept(node: Fields, kept: Sequence[Fields]) -> list[tuple[str, Fields, list[Fields]]]:
+    """What of ``node`` is not in ``kept`` as it is: each with that part of it that ``kept`` has."""
+    first = kept[0] if kept else _NOTHING
+    found: list[tuple[str, Fields, list[Fields]]] = []
+    for key, child in [(key, child) for key, child in node.items() if first.get(key) != child]:
+        # By its own key and no other: what may be the item is not enough to say that it is still owned.
+        further: list[Fields] = [inner for fields in kept if isinstance(inner := fields.get(key), dict)]
+        if isinstance(child, dict) and not (further and _is_kept(child, further)):
+            found.append((key, child, further))
+    return found
+
+
+def _lost(
+    node: Fields, kept: Sequence[Fields], sides: _Sides, place: Path, changes: Sequence[tuple[Path, Change]]
+) -> bool:
+    """Whether something of ``node``, which ``kept`` has not as it is, is in none of it though its value is the same.
+
+    ``changes`` are those below ``place``, with their paths.
+    """
+    depth = len(place)
+    for key, child, further in _not_kept(node, kept):
+        element = key[2:] if key.startswith("f:") else element_of(key)
+        if element is None:
+            continue
+        if isinstance(element, str):
+            here = [pair for pair in changes if pair[0][depth] == element]
+        else:
+            here = [pair for pair in changes if _same(pair[0][depth], element)]
+        # Only what a change tells exactly needs no look at the values.
+        if here and not here[0][1].is_shared:
+            path, change = here[0]
+            if len(path) > depth + 1:
+                if _lost(child, further, sides, (*place, element), here):
+                    return True
+                continue
+            if not child or change.operation != "changed":
+                continue
+        held = sides.at((*place, element))
+        if held is not None and _lost_in(child, further, *held):
+            return True
+    return False
+
+
+def _same(one: Element, other: Element) -> bool:
+    """Whether two items have the same keys, by type and value, in the same order."""
+    if isinstance(one, Item) and isinstance(other, Item):
+        return one.keys == other.keys and all(
+            type(a) is type(b) for (_, a), (_, b) in zip(one.keys, other.keys, strict=True)
+        )
+    return False
+
+
+def _lost_in(node: Fields, kept: Sequence[Fields], old: HeldValue, new: HeldValue) -> bool:
+    """As :func:`_lost`, by the values themselves."""
     if not node:
         return strictly_equal(old.value, new.value)
-    for key, child in node.items():
-        # By its own key and no other: what may be the item is not enough to say that it is still owned.
-        further = [inner for k in kept if isinstance(inner := k.get(key), dict)]
-        if not isinstance(child, dict) or _is_kept(child, further) or (element := element_of(key)) is None:
+    for key, child, further in _not_kept(node, kept):
+        if (element := element_of(key)) is None:
             continue
         before, after = old.step(element), new.step(element)
-        if before is not None and after is not None and _lost(child, further, before, after):
+        if before is not None and after is not None and _lost_in(child, further, before, after):
             return True
     return False
 
@@ -330,7 +434,7 @@ def element_of(key: str) -> Element | None:
         return Item(tuple(fields.items()))
     if key.startswith("v:"):
         try:
-            return Member(msgspec.json.decode(key[2:]))
+            return Member(_decode(key[2:]))
         except (msgspec.DecodeError, RecursionError):
             return None
     return None
@@ -368,7 +472,7 @@ def _annotated(obj: Mapping[str, Any], key: str) -> dict[str, Any] | None:
     if not isinstance(text, str):
         return None
     try:
-        value = msgspec.json.decode(text)
+        value = _decode(text)
     except (msgspec.DecodeError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from functools import cached_property
 from typing import Any, Final
 
 import msgspec
@@ -21,7 +20,7 @@ from webhook.policy import MODES, Candidate, Policy
 from webhook.subject import Objects, Subject, is_namespace, look_up
 from webhook.tools import DECLARED_FIELDS, LAST_APPLIED, OWN_PREFIX, Claim
 
-#: Protected on every managed object, beside its tool's markers and opt-outs.
+#: Protected on every managed object, beside its tool's markers and opt-outs: all of it metadata.
 _ALWAYS: Final = PathSet.of(
     "metadata.ownerReferences",
     f"metadata.labels['{OWN_PREFIX}*']",
@@ -86,10 +85,16 @@ class Facts:
         self._names = names
         self.changes = _changes(review, subject, names)
         self._base: dict[tuple[int, int], list[Finding]] = {}
+        self._declared: list[Position | None] = []
 
-    @cached_property
+    @property
     def declared(self) -> Position | None:
         """The places that Git declares; None if there are none."""
+        if not self._declared:
+            self._declared.append(self._find_declared())
+        return self._declared[0]
+
+    def _find_declared(self) -> Position | None:
         subject = self._subject
         if not self._claims or subject.old is None:
             return None
@@ -115,18 +120,24 @@ class Facts:
     def _find_base(self, ignored: PathSet) -> list[Finding]:
         if not self._claims:
             return []
-        always = Union((_ALWAYS, *(claim.marker.protected for claim in self._claims)))
-        found: list[Finding] = list(select(self.changes, always, ignored))
-        if self._disowned:
+        found: list[Finding] = []
+        changes = [change for change in self.changes if change.path[0] == "metadata"]
+        if changes:
+            always = Union((_ALWAYS, *(claim.marker.protected for claim in self._claims)))
+            found += select(changes, always, ignored)
+        if self._disowned():
             found.append(_DISOWNED)
         return found
 
-    @cached_property
     def _disowned(self) -> bool:
         old, new = self._subject.old, self._subject.new
         if old is None or new is None:
             return False
-        return disowned_child(old, new) if self._subject.owners else disowned(old, new, self._names)
+        return (
+            disowned_child(old, new, self.changes)
+            if self._subject.owners
+            else disowned(old, new, self._names, self.changes)
+        )
 
 
 def judge(context: Context, case: Case, settled: PathSet) -> list[Judged]:
@@ -182,7 +193,8 @@ def _changes(review: Review, subject: Subject, managers: Globs) -> list[Change]:
     old, new = subject.old or {}, subject.new or {}
     schema = Schema.told_by(subject.group, subject.kind, lambda: field_documents((old, new), managers))
     before, after = _differing(old, new, _NO_NOISE if _status_is_ordinary(review, subject) else _STATUS)
-    ours, theirs = old.get("metadata"), new.get("metadata")
+    ours: Any = old.get("metadata")
+    theirs: Any = new.get("metadata")
     if meta.is_map(ours) and meta.is_map(theirs):
         before["metadata"], after["metadata"] = _differing(ours, theirs, _SERVER_METADATA)
     else:

@@ -14,8 +14,11 @@ import msgspec
 from webhook import meta
 from webhook.fieldpath import PathSet
 from webhook.globs import Globs
+from webhook.lazyjson import LazyObject
 from webhook.listkeys import canonical_group
 
+_KIND: Final = ("apiVersion", "kind")
+_NAMES_AND_MARKS: Final = ("labels", "annotations", "name", "namespace")
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 DECLARED_FIELDS: Final = "configsync.gke.io/declared-fields"
 OWN_PREFIX: Final = "driftwall.io/"
@@ -52,6 +55,7 @@ class Marker:
     ``names_object`` tells whether the marker's value names the object that carries it; a marker without one is no
     proof on an object that a controller made, since controllers copy their owner's labels to what they create.
 
+    ``first`` is one of them, and whether it is a label: what lacks it needs no closer look.
     ``protected`` are the marker and the tool's opt-outs, as places in an object, and ``written_by`` the managers, both
     made once. Opt-outs count as labels and as annotations: Flux looks in both (fluxcd/pkg, ssa, AnyInMetadata).
     """
@@ -67,23 +71,15 @@ class Marker:
     service_accounts: tuple[str, ...] = ()
     way_out: str
     protected: PathSet = field(init=False, compare=False, repr=False)
-    _in_labels: bool = field(init=False, compare=False, repr=False)
-    _first: str = field(init=False, compare=False, repr=False)
+    first: tuple[bool, str] = field(init=False, compare=False, repr=False)
     written_by: Globs = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         paths = [("metadata", "labels", key) for key in (*self.labels, *self.opt_outs)]
         paths += [("metadata", "annotations", key) for key in (*self.annotations, *self.opt_outs)]
         object.__setattr__(self, "protected", PathSet(paths))
-        object.__setattr__(self, "_in_labels", bool(self.labels))
-        object.__setattr__(self, "_first", next(iter(self.labels or self.annotations)))
+        object.__setattr__(self, "first", (bool(self.labels), next(iter(self.labels or self.annotations))))
         object.__setattr__(self, "written_by", Globs(self.managers))
-
-    def is_on(self, labels: Mapping[str, Any], annotations: Mapping[str, Any]) -> bool:
-        """Whether all of the marker's labels and annotations are there."""
-        if self._first not in (labels if self._in_labels else annotations):
-            return False
-        return _has(labels, self.labels) and _has(annotations, self.annotations)
 
 
 def _tracked_object(annotations: Mapping[str, str], me: Identity) -> bool:
@@ -270,7 +266,10 @@ def claims(obj: Mapping[str, Any], markers: Iterable[Marker] = MARKERS) -> list[
         return []
     found = []
     for marker in markers:
-        if not marker.is_on(labels, annotations):
+        is_label, key = marker.first
+        if key not in (labels if is_label else annotations):
+            continue
+        if not (_has(labels, marker.labels) and _has(annotations, marker.annotations)):
             continue
         if marker.names_object is not None:
             if not marker.names_object(annotations, _identity(obj)):
@@ -283,7 +282,28 @@ def claims(obj: Mapping[str, Any], markers: Iterable[Marker] = MARKERS) -> list[
 
 
 def _has(there: Mapping[str, Any], wanted: Mapping[str, str | None]) -> bool:
-    return all(there.get(key) if value is None else there.get(key) == value for key, value in wanted.items())
+    for key, value in wanted.items():
+        found = there.get(key)
+        if not found or (value is not None and found != value):
+            return False
+    return True
+
+
+def bear_the_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two objects bear the same marks, as far as their bytes tell: then :func:`claims` are the same, too."""
+    ours, theirs = one.get("metadata"), other.get("metadata")
+    if not (
+        isinstance(one, LazyObject)
+        and isinstance(other, LazyObject)
+        and isinstance(ours, LazyObject)
+        and isinstance(theirs, LazyObject)
+    ):
+        return False
+    if "ownerReferences" in ours.raw or "ownerReferences" in theirs.raw:
+        return False  # then it counts who wrote to them
+    return [one.raw.get(name) for name in _KIND] == [other.raw.get(name) for name in _KIND] and [
+        ours.raw.get(name) for name in _NAMES_AND_MARKS
+    ] == [theirs.raw.get(name) for name in _NAMES_AND_MARKS]
 
 
 def _is_copy(obj: Mapping[str, Any], marker: Marker) -> bool:

@@ -15,7 +15,7 @@ from tests.e2e import debian
 from .cases import ROOT, answering, case_named
 
 #: Decisions that are counted, after as many that are not: few, since each takes fifty times as long as usual.
-_COUNTED: Final = 200
+_COUNTED: Final = 50
 
 
 def count(case: str) -> int:
