@@ -21,7 +21,7 @@ from webhook.admission import parse
 from webhook.cli import main
 from webhook.offline import RecordedObjects, decide_offline
 from webhook.replay_report import Timeline
-from webhook.suggestions import automation, can_be_ignored, general
+from webhook.suggestions import automation, can_be_allowed, general
 
 REFERENCE = str(RECORDINGS / "reference-policies.yaml")
 POLICY = """\
@@ -280,7 +280,7 @@ def test_who_deletes_or_is_impersonated_gets_no_entry_that_would_not_help(
         {"user": SCALER["username"], "writes": 1, "entry": "", "notCovered": [], "impersonated": True},
     ]
     text = run(capsys, "--policies", enforced, log(tmp_path, *events))[1]
-    assert "  # No entry of automation covers (deletion); whoever may do that is named under trusted." in text
+    assert "  # (deletion) is nothing to give to an automation; whoever may do that is named under trusted." in text
     assert "  # It never wrote with a token of its own: somebody impersonates it." in text
 
 
@@ -298,11 +298,12 @@ def test_many_items_of_a_list_become_one_path_and_few_stay_as_they_are() -> None
         "  - spec.l[*]",
         "  - spec.x[*].y",
     ]
-    assert automation("system:x", ["metadata.managedFields", "(deletion)"]) == ""
+    marker = "metadata.labels['kustomize.toolkit.fluxcd.io/name']"
+    assert automation("system:x", ["metadata.managedFields", "metadata.labels", marker, "(deletion)"]) == ""
     assert general("data['a.b[c]'].x[name='y]z'].k[=3][0]") == "data['a.b[c]'].x[*].k[*][*]"
-    assert can_be_ignored("spec.replicas")
+    assert can_be_allowed("spec.replicas")
     for path in ("metadata.ownerReferences[uid=1]", "metadata.labels['kustomize.toolkit.fluxcd.io/name']", "spec.lon…"):
-        assert not can_be_ignored(path)
+        assert not can_be_allowed(path)
 
 
 def test_an_ignore_rule_silences_as_much_as_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

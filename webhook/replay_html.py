@@ -190,7 +190,7 @@ def _automation(report: Report) -> Iterator[str]:
         if suggestion.entry:
             yield f"<pre>{_text(suggestion.entry, lines=True)}</pre>"
         for rest in suggestion.rest:
-            yield f'<p class="dim">No entry of automation covers {_text(rest)}; it takes <code>trusted</code>.</p>'
+            yield f'<p class="dim">{_text(rest)} is nothing for an automation; it takes <code>trusted</code>.</p>'
 
 
 def _ignore(report: Report) -> Iterator[str]:

@@ -11,7 +11,7 @@ from webhook.breakglass import write_time
 from webhook.outcome import ALLOWED, Outcome
 from webhook.policy import Snapshot
 from webhook.replay import AS_LOGGED, AS_SENT, AS_TOLD, DECIDED, Result, Skipped, Unknown, Verdict
-from webhook.suggestions import automation, can_be_ignored, general, is_automation
+from webhook.suggestions import automation, can_be_allowed, general, is_automation
 from webhook.tally import VERDICTS, Tally
 from webhook.text import cut
 
@@ -195,7 +195,7 @@ class Report:
             fields = {cut(general(path), _MAX_NAME) for path in broken.fields}
             for field in fields:
                 row.below["fields"].count(field, broken.verdict)
-            if len(fields) == 1 and can_be_ignored(path := next(iter(fields))):
+            if len(fields) == 1 and can_be_allowed(path := next(iter(fields))):
                 row.below["sole"].count(path, broken.verdict)
             for path in broken.fields:
                 user.below["exact"].count(cut(path, _MAX_NAME), broken.verdict)

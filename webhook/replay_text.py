@@ -135,7 +135,7 @@ def _automation(report: Report, columns: int) -> Iterator[str]:
             )
         yield from (f"  {line}" for line in suggestion.entry.splitlines())
         for rest in suggestion.rest:
-            text = f"No entry of automation covers {escaped(rest)}; whoever may do that is named under trusted."
+            text = f"{escaped(rest)} is nothing to give to an automation; whoever may do that is named under trusted."
             yield from _wrapped(text, columns, "  # ")
     if len(suggestions) > ROWS:
         yield f"  … and {len(suggestions) - ROWS:,} more"

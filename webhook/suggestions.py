@@ -15,12 +15,11 @@ from webhook.tools import DECLARED_FIELDS, LAST_APPLIED, MARKERS, OWN_PREFIX
 _NAMED: Final = 3
 # A key of a map in quotes, which stays, or an item of a list: ['quoted key'], [name=web], [name='a b'].
 _BRACKETS: Final = re.compile(r"\['(?:[^'\\]|\\.)*'\]|\[(?:[^\]'\\]|'(?:[^'\\]|\\.)*')*\]")
-_MANAGED_FIELDS: Final = "metadata.managedFields"
 _OF_DRIFTWALL: Final = tuple(f"metadata.{name}['{OWN_PREFIX}" for name in ("labels", "annotations"))
 #: Kept on every managed object, whatever a policy ignores (webhook.protection).
 _ALWAYS: Final = frozenset(
     {
-        _MANAGED_FIELDS,
+        "metadata.managedFields",
         "metadata.labels",
         "metadata.annotations",
         *(format_path(("metadata", "annotations", key)) for key in (LAST_APPLIED, DECLARED_FIELDS)),
@@ -39,16 +38,14 @@ def general(path: str) -> str:
     return _BRACKETS.sub(lambda found: found[0] if found[0].startswith("['") else "[*]", path)
 
 
-def can_be_ignored(path: str) -> bool:
-    """Whether a policy's ``ignore`` can silence a change of ``path``: not of what every managed object keeps."""
+def can_be_allowed(path: str) -> bool:
+    """Whether ``path`` is one to ignore, or to give to an automation.
+
+    Not what every managed object keeps: no ``ignore`` silences that, and whoever may write it may end the protection.
+    """
     if path in _ALWAYS or path.startswith(("metadata.ownerReferences", *_OF_DRIFTWALL)):
         return False
     return _is_pattern(path)
-
-
-def can_be_given(path: str) -> bool:
-    """Whether an automation can be given ``path``: not the record of who owns what, nor break-glass."""
-    return path != _MANAGED_FIELDS and not path.startswith(_OF_DRIFTWALL) and _is_pattern(path)
 
 
 def is_automation(user: str) -> bool:
@@ -58,7 +55,7 @@ def is_automation(user: str) -> bool:
 
 def automation(user: str, paths: Iterable[str]) -> str:
     """An entry for ``spec.automation`` of the DriftwallConfig, or of a policy, as YAML; empty where nothing helps."""
-    fields = _few(path for path in paths if can_be_given(path) or can_be_given(general(path)))
+    fields = _few(path for path in paths if can_be_allowed(path) or can_be_allowed(general(path)))
     if not fields:
         return ""
     account = service_account(user)
