@@ -83,6 +83,7 @@ def run(config: Settings) -> int:
         DriftwallError: what is wrong with settings, certificate or addresses. Nothing was served. Policies that do not
             load are no such thing: the process waits, unready, for better ones.
     """
+    _open_standard_files()
     turns = Turns(turns_file()) if config.workers > 1 else None
     messages = LineWriter(Stream(2, turns))
     audit.log_to(messages)
@@ -124,6 +125,15 @@ def _check_log_file(config: Settings) -> None:
         raise SettingsError(
             f"{settings.DECISION_LOG.flag}: {config.decision_log} cannot be written: {error.strerror}"
         ) from error
+
+
+def _open_standard_files() -> None:
+    """Open what was closed when the process started: the next socket would get its number, and our lines with it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
 
 
 async def _serve(parts: _Parts) -> int:

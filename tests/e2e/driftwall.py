@@ -126,7 +126,7 @@ class Driftwall:
 
     `decisions` and `messages_file` are the files of its stdout and stderr, `policies` and `ca_file` what it was started
     with, and `url` is where it is, without a path; `management` is its other port. It goes by `clock`, if one is given;
-    `flags` are further ones.
+    `flags` are further ones, and `command` is what is run with them.
     """
 
     all_decisions: ClassVar[list[Path]] = []  # of every one that was started, for who looks at a whole run
@@ -139,12 +139,14 @@ class Driftwall:
         *,
         clock: Clock | None = None,
         flags: Sequence[str] = (),
+        command: Sequence[str | Path] = COMMAND,
     ) -> None:
         self._plane = plane
         self._folder = folder
         self._text = policies
         self._environment: Mapping[str, str] = clock.environment if clock is not None else {}
         self._flags = flags
+        self._command = command
         self._popen: subprocess.Popen[bytes] | None = None
         self._registered = False
         self.decisions, self.messages_file = folder / "decisions.jsonl", folder / "messages.jsonl"
@@ -180,10 +182,19 @@ class Driftwall:
             "listen": "127.0.0.1:0",
             "management-listen": "127.0.0.1:0",
         }
-        serve = [*COMMAND, "serve", *(f"--{name}={value}" for name, value in flags.items()), *self._flags]
-        with self.decisions.open("wb") as out, self.messages_file.open("wb") as err:
+        self._serve = [*self._command, "serve", *(f"--{name}={value}" for name, value in flags.items()), *self._flags]
+        self.run()
+        self.all_decisions.append(self.decisions)
+
+    def run(self, *, until: str = "ready") -> None:
+        """Run what `start` has prepared, again if it was killed, and return once it says that it is ready, or `until`.
+
+        Raises as `start` does.
+        """
+        with self.decisions.open("ab") as out, self.messages_file.open("ab") as err:
+            said = self.messages_file.stat().st_size
             self._popen = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *serve],
+                ["setpriv", "--pdeathsig", "KILL", *self._serve],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -192,14 +203,13 @@ class Driftwall:
                 start_new_session=True,  # a Ctrl-C is for pytest, which then stops it in good order
             )
         try:
-            ready = processes.wait_for(self._ready, "driftwall to become ready")
+            told = processes.wait_for(lambda: self._said(until, said), f"driftwall to say {until!r}")
         except BaseException:
             self._popen.kill()
             self._popen.wait()
             raise
-        assert ready is not None
-        self.url, self.management = ready["listen"], ready["management"]
-        self.all_decisions.append(self.decisions)
+        assert told is not None
+        self.url, self.management = told["listen"], told["management"]
 
     def stop(self) -> None:
         """Unregister it, end it with SIGTERM and assert that it ended well; a second call does nothing."""
@@ -219,11 +229,23 @@ class Driftwall:
         assert [line for line in self.messages() if "traceback" in line or line["level"] == "error"] == []
 
     def kill(self) -> None:
-        """End it with SIGKILL, and leave it registered."""
-        assert self._popen is not None
+        """End it with SIGKILL, and leave it registered; a second call does nothing."""
+        if self._popen is None:
+            return
         popen, self._popen = self._popen, None
         popen.kill()
         popen.wait()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        assert self._popen is not None
+        self._popen.send_signal(number)
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._popen is not None
+        return self._popen.pid
 
     def register(self) -> None:
         """Put both its webhooks in the way of every write to everything; where one fails, the write fails."""
@@ -280,11 +302,11 @@ class Driftwall:
             text: str = response.read().decode()
         return text
 
-    def _ready(self) -> Line | None:
+    def _said(self, text: str, since: int) -> Line | None:
         assert self._popen is not None
         if (code := self._popen.poll()) is not None:
             raise processes.ProcessDiedError(f"driftwall ended with {code}:\n{self.messages_file.read_text()}")
-        return next((line for line in self.messages() if line["message"] == "ready"), None)
+        return next((line for line in _lines(self.messages_file, since) if line["message"] == text), None)
 
     def _kubeconfig(self) -> str:
         """A kubeconfig of a service account that may read what driftwall has to, and nothing else."""
@@ -310,6 +332,7 @@ class Driftwall:
         return Api(port, self._plane.ca_pem.decode()).kubeconfig(name, token=token)
 
 
-def _lines(file: Path) -> list[Line]:
+def _lines(file: Path, since: int = 0) -> list[Line]:
     # The last line may still be half written.
-    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    text = file.read_bytes()[since:].decode()
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]

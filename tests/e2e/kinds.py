@@ -292,3 +292,29 @@ KINDS = (
         namespaced=False,
     ),
 )
+
+
+def gizmos(plural: str = "gizmos", **labels: str) -> Object:
+    """A definition with two versions, a scale subresource, and a specification that may hold anything."""
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    schema = {"openAPIV3Schema": {"type": "object", "properties": {"spec": anything, "status": anything}}}
+    scale = {"specReplicasPath": ".spec.size", "statusReplicasPath": ".status.size"}
+    versions = [
+        {
+            "name": version,
+            "served": True,
+            "storage": version == "v1",
+            "subresources": {"status": {}, "scale": scale},
+            "schema": schema,
+        }
+        for version in ("v1", "v1beta1")
+    ]
+    names = {"plural": plural, "singular": plural[:-1], "kind": plural[:-1].capitalize()}
+    spec = {"group": "e2e.example.com", "scope": "Namespaced", "names": names, "versions": versions}
+    metadata = {"name": f"{plural}.e2e.example.com", "labels": labels}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": metadata,
+        "spec": spec,
+    }

@@ -14,12 +14,17 @@ from .api import Api
 from .binaries import Binaries
 from .certificates import Authority, new_private_key
 
-# Bodies of writes are what tests look at; those of reads (discovery, watches) would be most of the log.
+# Bodies of writes are what tests look at; those of reads (discovery, watches) would be most of the log, and those of
+# `depths` are nested so deeply that nobody could read it any more.
 _AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
     "omitStages": ["RequestReceived"],
-    "rules": [{"level": "Metadata", "verbs": ["get", "list", "watch"]}, {"level": "RequestResponse"}],
+    "rules": [
+        {"level": "Metadata", "verbs": ["get", "list", "watch"]},
+        {"level": "Metadata", "resources": [{"group": "e2e.example.com", "resources": ["depths"]}]},
+        {"level": "RequestResponse"},
+    ],
 }
 
 

@@ -19,7 +19,7 @@ from .api import Object
 from .certificates import Authority
 from .control_plane import ControlPlane
 from .driftwall import ROOT, Driftwall
-from .kinds import FLUX
+from .kinds import FLUX, gizmos
 from .people import (
     JSON,
     MERGE,
@@ -127,32 +127,6 @@ spec:
     fields: ["metadata.labels['e2e.example.com/kept']"]
     deletion: true
 """
-
-
-def gizmos(plural: str = "gizmos", **labels: str) -> Object:
-    """A definition with two versions, a scale subresource, and a specification that may hold anything."""
-    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    schema = {"openAPIV3Schema": {"type": "object", "properties": {"spec": anything, "status": anything}}}
-    scale = {"specReplicasPath": ".spec.size", "statusReplicasPath": ".status.size"}
-    versions = [
-        {
-            "name": version,
-            "served": True,
-            "storage": version == "v1",
-            "subresources": {"status": {}, "scale": scale},
-            "schema": schema,
-        }
-        for version in ("v1", "v1beta1")
-    ]
-    names = {"plural": plural, "singular": plural[:-1], "kind": plural[:-1].capitalize()}
-    spec = {"group": "e2e.example.com", "scope": "Namespaced", "names": names, "versions": versions}
-    metadata = {"name": f"{plural}.e2e.example.com", "labels": labels}
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": metadata,
-        "spec": spec,
-    }
 
 
 def gizmo(name: str, namespace: str = WAYS, version: str = "v1", **spec: Any) -> Object:
