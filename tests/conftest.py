@@ -6,4 +6,6 @@ from hypothesis import settings
 settings.register_profile("tests", deadline=None, derandomize=True)
 # By hand, to search further: pytest --hypothesis-profile=deep
 settings.register_profile("deep", deadline=None, max_examples=5000)
+# For `make fuzz`, again and again: at random, as nothing else is.
+settings.register_profile("fuzz", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("tests")
