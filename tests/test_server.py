@@ -303,6 +303,7 @@ MALFORMED: dict[str, tuple[bytes, int, str]] = {
     "not JSON": (b"hello", 400, "the body is not valid JSON: "),
     "nothing": (b"", 400, "the body is not valid JSON: "),
     "truncated JSON": (json.dumps(review()).encode()[:-40], 400, "the body is not valid JSON: "),
+    "neither a review nor JSON": (b'{"request": 1, "kind": ]}', 400, "the body is not valid JSON: "),
     "a list": (b"[]", 400, "the body is no AdmissionReview: "),
     "another kind": (
         json.dumps(review() | {"kind": "Pod"}).encode(),

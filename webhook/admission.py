@@ -271,6 +271,11 @@ def _misshapen(body: bytes, error: msgspec.ValidationError) -> MalformedReview:
         return found
     except msgspec.ValidationError as found:
         error = found
+    except (msgspec.DecodeError, UnicodeDecodeError) as found:
+        # What is wrong with the JSON comes further on than what is wrong with the review.
+        return MalformedReview(f"the body is not valid JSON: {found}")
+    except RecursionError:
+        return MalformedReview(NESTED, 413)
     return MalformedReview(f"the body is no AdmissionReview: {error}")
 
 

@@ -138,3 +138,9 @@ def close_late(connections: Iterable[object], now: float) -> None:
     """Close those whose time has come; to be called about every second."""
     for connection in cast("list[Connection]", list(connections)):
         connection.close_if_late(now)
+
+
+def abort(connections: Iterable[object]) -> None:
+    """End them, without waiting for those who are at the other end."""
+    for connection in cast("list[Connection]", list(connections)):
+        connection.transport.abort()

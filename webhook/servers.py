@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import uvicorn
 
-from webhook.connections import HANDSHAKE_SECONDS, KEEP_ALIVE_SECONDS, Connection, close_late
+from webhook.connections import HANDSHAKE_SECONDS, KEEP_ALIVE_SECONDS, Connection, abort, close_late
 from webhook.errors import DriftwallError
 from webhook.settings import Address, Option
 
@@ -133,6 +133,7 @@ class Server(uvicorn.Server):
                 await asyncio.wait(self.server_state.tasks)
                 give_up = loop.time() + CLOSE_SECONDS
             await asyncio.sleep(0.05)  # uvicorn, too, finds out by looking, every 0.1 s
+        abort(self.server_state.connections)
         self.force_exit = True
 
 
