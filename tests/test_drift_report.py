@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -48,9 +49,17 @@ LONG = field(("metadata", "annotations", f"example.com/{'a' * 60}"), "x" * 300)
 OBJECTS = [drifted(replace(IMAGE, change="changed"), LONG), drifted(state=MISSING, kind="Service")]
 
 
+def plain(text: str, colour: str) -> str:
+    return text
+
+
+def red(text: str, colour: str) -> str:
+    return f"{colour}{text}\x1b[0m"
+
+
 @pytest.mark.parametrize("width", [40, 80, 119, 120, 200])
 def test_no_line_is_longer_than_the_terminal(width: int) -> None:
-    lines = drift_report.table(OBJECTS, NOW, width=width, colour=False)
+    lines = drift_report.table(OBJECTS, NOW, width=width, paint=plain)
     assert max(map(len, lines)) <= width
     text = "".join("".join(lines).split())
     for part in (IMAGE.path, LONG.path, "kubectl-edit", "7m"):
@@ -58,10 +67,10 @@ def test_no_line_is_longer_than_the_terminal(width: int) -> None:
 
 
 def test_on_a_wide_terminal_a_field_is_one_line_and_on_a_narrow_one_three() -> None:
-    (wide,) = [line for line in drift_report.table(OBJECTS[:1], NOW, width=200, colour=False) if IMAGE.path in line]
+    (wide,) = [line for line in drift_report.table(OBJECTS[:1], NOW, width=200, paint=plain) if IMAGE.path in line]
     assert wide.split("  ")[1] == IMAGE.path
     assert wide.endswith("kubectl-edit  7m")
-    narrow = drift_report.table([drifted(replace(IMAGE, change="changed"))], NOW, width=80, colour=False)
+    narrow = drift_report.table([drifted(replace(IMAGE, change="changed"))], NOW, width=80, paint=plain)
     assert narrow == [
         "deployments.apps shop/web  Flux (Kustomization flux-system/shop)",
         "  spec.template.spec.containers[name=web].image",
@@ -71,15 +80,18 @@ def test_on_a_wide_terminal_a_field_is_one_line_and_on_a_narrow_one_three() -> N
     ]
 
 
-def test_there_is_colour_only_where_it_is_asked_for() -> None:
-    assert "\x1b" in "".join(drift_report.table(OBJECTS, NOW, width=80, colour=True))
-    assert "\x1b" not in "".join(drift_report.table(OBJECTS, NOW, width=80, colour=False))
+def test_colour_takes_no_room() -> None:
+    painted = drift_report.table(OBJECTS, NOW, width=200, paint=red)
+    assert "\x1b" in "".join(painted)
+    bare = [re.sub("\x1b\\[[0-9]+m", "", line) for line in painted]
+    assert bare == drift_report.table(OBJECTS, NOW, width=200, paint=plain)
 
 
 def test_control_characters_of_names_and_values_are_escaped_everywhere() -> None:
     evil = drifted(field(("metadata", "annotations", "a\x1b[2J"), "b\x1b[2J", manager="kubectl\x1b[2J"))
     outputs = [
-        *drift_report.table([evil], NOW, width=80, colour=False),
+        *drift_report.table([evil], NOW, width=80, paint=plain),
+        *drift_report.table([evil], NOW, width=200, paint=plain),
         *drift_report.markdown([evil], NOW, managed=1, scanned=1),
         drift_report.as_json([evil], now=NOW, managed=1, scanned=1, incomplete=[], undecided={}),
         drift_exchange.sarif([evil]),
@@ -92,7 +104,7 @@ def test_control_characters_of_names_and_values_are_escaped_everywhere() -> None
 def test_no_value_of_a_secret_is_told() -> None:
     hidden = drifted(field(("data", "password"), "c2VjcmV0", "Z2l0"), kind="Secret")
     outputs = [
-        *drift_report.table([hidden], NOW, width=200, colour=False),
+        *drift_report.table([hidden], NOW, width=200, paint=plain),
         *drift_report.markdown([hidden], NOW, managed=1, scanned=1),
         drift_report.as_json([hidden], now=NOW, managed=1, scanned=1, incomplete=[], undecided={}),
         drift_exchange.sarif([hidden]),
@@ -150,7 +162,7 @@ def test_a_report_is_bounded_and_its_summary_is_not() -> None:
 
 def test_an_extra_object_and_a_missing_one_say_so() -> None:
     missing, extra = drifted(state=MISSING), drifted(state=EXTRA)
-    lines = drift_report.table([missing, extra], NOW, width=80, colour=False)
+    lines = drift_report.table([missing, extra], NOW, width=80, paint=plain)
     assert lines[1::2] == [
         "  missing: it is in the manifests and not in the cluster",
         "  extra: it is in the cluster and not in the manifests",

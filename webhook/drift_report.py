@@ -11,12 +11,12 @@ from webhook.breakglass import write_time
 from webhook.diff import ABSENT
 from webhook.drift import CHANGED, EXTRA, MISSING, DriftedField, DriftedObject
 from webhook.messages import value_text
+from webhook.terminal import BOLD, DIM, RED, YELLOW
 from webhook.text import cut, escaped
 
 # Characters: from here on a field, what became of it, who and when fit side by side.
 WIDE: Final = 120
 _MAX_TITLE: Final = 160  # characters of a tool and its application
-_RED, _YELLOW, _BOLD, _DIM, _PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
 _UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 Paint = Callable[[str, str], str]
@@ -88,14 +88,13 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def table(objects: Sequence[DriftedObject], now: datetime, *, width: int, colour: bool) -> list[str]:
-    """Lines for a terminal of ``width`` columns: side by side where that fits, else one below the other."""
+def table(objects: Sequence[DriftedObject], now: datetime, *, width: int, paint: Paint) -> list[str]:
+    """Lines for a terminal of ``width`` columns: side by side where that fits, else one below the other.
 
-    def paint(text: str, style: str) -> str:
-        return f"{style}{text}{_PLAIN}" if colour and text else text
-
+    ``paint`` gives a text its colour.
+    """
     rows = [
-        (each.path, what(each, secret=obj.target.secret), who(each), age(each.at, now))
+        (escaped(each.path), what(each, secret=obj.target.secret), who(each), age(each.at, now))
         for obj in objects
         for each in obj.fields
     ]
@@ -107,11 +106,11 @@ def table(objects: Sequence[DriftedObject], now: datetime, *, width: int, colour
     lines: list[str] = []
     if wide and rows:
         head = f"  {'FIELD':<{widths[0]}}  {'CHANGE':<{widths[1]}}  {'BY':<{widths[2]}}  AGE"
-        lines.append(paint(head, _DIM))
+        lines.append(paint(head, DIM))
     for obj in objects:
-        lines += _wrapped(_head(obj), width, 0, lambda text: paint(text, _BOLD))
+        lines += _wrapped(_head(obj), width, 0, lambda text: paint(text, BOLD))
         if note := state(obj):
-            lines += _wrapped(note, width, 2, lambda text: paint(text, _RED))
+            lines += _wrapped(note, width, 2, lambda text: paint(text, RED))
         for field in obj.fields:
             if obj.state == EXTRA:
                 lines.append(f"  by {who(field)}, {age(field.at, now)} ago")
@@ -119,10 +118,10 @@ def table(objects: Sequence[DriftedObject], now: datetime, *, width: int, colour
                 text = cut(what(field, secret=obj.target.secret), widths[1])
                 padding = " " * (widths[1] - len(text))
                 cells = f"{who(field):<{widths[2]}}  {age(field.at, now)}"
-                lines.append(f"  {field.path:<{widths[0]}}  {paint(text, _YELLOW)}{padding}  {cells}")
+                lines.append(f"  {escaped(field.path):<{widths[0]}}  {paint(text, YELLOW)}{padding}  {cells}")
             else:
                 lines += _wrapped(escaped(field.path), width, 2, lambda text: text)
-                lines += _wrapped(what(field, secret=obj.target.secret), width, 4, lambda text: paint(text, _YELLOW))
+                lines += _wrapped(what(field, secret=obj.target.secret), width, 4, lambda text: paint(text, YELLOW))
                 when = f", {age(field.at, now)} ago" if field.at is not None else ""
                 lines += _wrapped(f"by {who(field)}{when}", width, 4, lambda text: text)
     return lines

@@ -111,6 +111,32 @@ class Progress:
         return cut(text, width(self._stream) - 1)
 
 
+class Counter:
+    """How many there were so far, on standard error, gone at the end of ``with``; nothing where that is no terminal."""
+
+    def __init__(self, noun: str, stream: IO[str] | None = None) -> None:
+        self._noun = noun
+        self._stream = stream or sys.stderr
+        self._shown = self._stream.isatty()
+        self._next = time.monotonic()
+
+    def at(self, what: str, count: int) -> None:
+        """So many, and what it is about now."""
+        if self._shown and (now := time.monotonic()) >= self._next:
+            self._next = now + _REDRAW
+            line = cut(escaped(f"{count:,} {self._noun}: {what}"), width(self._stream) - 1)
+            self._stream.write(f"\r{line}\x1b[K")
+            self._stream.flush()
+
+    def __enter__(self) -> Counter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+
 def _bytes(number: float) -> str:
     for unit in ("B", "KiB", "MiB"):
         if number < 1024:

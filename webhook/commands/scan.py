@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from webhook import bundled, drift_exchange, drift_patch, drift_report, policy_report, settings
+from webhook import bundled, drift_exchange, drift_patch, drift_report, policy_report, settings, terminal
 from webhook.breakglass import read_time
 from webhook.commands import from_environment
 from webhook.drift import EXTRA, DriftedObject
@@ -44,7 +42,6 @@ exit codes: 0 no drift, 2 drift, 64 and above usage or environment, or something
 #: INTERFACE: the exit code for drift, as of `terraform plan -detailed-exitcode`.
 EX_DRIFT: Final = 2
 _EX_UNAVAILABLE: Final = 69  # sysexits.h: something could not be scanned, so "no drift" cannot be said
-_NOT_A_TERMINAL: Final = 200  # columns of a table that nobody looks at while it is written
 _TOLD: Final = 10  # lines of one kind of problem
 _OUTPUTS: Final = ("text", "json", "sarif", "junit", "markdown", "patch")
 _ON: Final = ("1", "true", "yes", "on")
@@ -105,9 +102,9 @@ def run(args: argparse.Namespace) -> int:
     now = datetime.now(UTC)
     options = _options(args, now)
     cluster = connect(args.kubeconfig)
-    with _Progress(sys.stderr) as progress:
+    with terminal.Counter("objects looked at") as progress:
         snapshot = _policies(args.policies) or policies_in(cluster)
-        scan = Scan(cluster, snapshot, options, now, on_progress=progress.tell)
+        scan = Scan(cluster, snapshot, options, now, on_progress=progress.at)
         results = scan.manifests(_manifests(args.manifests)) if args.manifests else scan.cluster()
         found = sorted(results, key=lambda each: (each.target.ref.namespace, each.target.ref))
     _print(args.output, found, scan, now)
@@ -194,11 +191,10 @@ def _print(output: str, found: list[DriftedObject], scan: Scan, now: datetime) -
         case "patch":
             print(drift_patch.patches(found), end="")
         case _:
-            terminal = sys.stdout.isatty()
-            width = shutil.get_terminal_size().columns if terminal else _NOT_A_TERMINAL
-            colour = terminal and not os.environ.get("NO_COLOR")
-            for line in drift_report.table(found, now, width=width, colour=colour):
-                print(line)
+            print(
+                "\n".join([*drift_report.table(found, now, width=terminal.width(), paint=terminal.coloured), ""]),
+                end="",
+            )
             print(drift_report.summary(found, managed, totals.scanned))
 
 
@@ -271,26 +267,3 @@ def _agreed(wanted: list[DriftedObject]) -> bool:
 def _say(text: str) -> None:
     for line in text.splitlines():
         print(f"driftwall: {line}", file=sys.stderr)
-
-
-class _Progress:
-    """One line on a terminal that says how far it is, and is gone at the end; nothing elsewhere."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-        self._terminal = stream.isatty()
-
-    def tell(self, what: str, count: int) -> None:
-        """Say what is looked at, and how many were."""
-        if self._terminal:
-            line = f"{count:,} objects looked at: {escaped(what)}"
-            self._stream.write(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}")
-            self._stream.flush()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._terminal:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
