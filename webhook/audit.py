@@ -103,7 +103,7 @@ def _policy(violation: Violation) -> dict[str, Any]:
 
 def _timestamp(time: datetime) -> str:
     """RFC 3339 in UTC, with microseconds so that lines of one second sort."""
-    return time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    return time.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 class DecisionLog:

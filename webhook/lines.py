@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import queue
 import select
 import stat
 import tempfile
@@ -20,6 +19,8 @@ from typing import Final, Protocol
 MAX_WAITING: Final = 16 * 1024 * 1024
 # Lines written with one call: enough to make the calls few, and a batch that fails loses no more.
 _BATCH: Final = 256
+# Seconds after a write in which lines gather that are written together: nobody who reads a log notices them.
+_GATHER_SECONDS: Final = 0.01
 # Seconds that the last lines may take at shutdown: a reader that is there needs milliseconds.
 CLOSE_SECONDS: Final = 5.0
 
@@ -123,10 +124,12 @@ class LineWriter:
     def __init__(self, output: Output, *, on_drop: Callable[[int], None] | None = None) -> None:
         self._output = output
         self._on_drop = on_drop
-        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._lines: list[bytes] = []
         self._lock = threading.Lock()
         self._waiting = 0
         self._closed = False
+        self._filled = threading.Event()
+        self._closing = threading.Event()
         # A daemon: a stalled reader must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="lines", daemon=True)
         self._thread.start()
@@ -137,9 +140,13 @@ class LineWriter:
             taken = not self._closed and self._waiting + len(line) <= MAX_WAITING
             if taken:
                 self._waiting += len(line)
-        if taken:
-            self._lines.put(line)
-        else:
+                self._lines.append(line)
+                first = len(self._lines) == 1
+            else:
+                first = False
+        if first:
+            self._filled.set()
+        elif not taken:
             self._dropped(1)
 
     @property
@@ -153,7 +160,8 @@ class LineWriter:
             if self._closed:
                 return
             self._closed = True
-        self._lines.put(None)
+        self._closing.set()
+        self._filled.set()
         self._thread.join(seconds)
 
     def _dropped(self, lines: int) -> None:
@@ -163,25 +171,19 @@ class LineWriter:
     def _run(self) -> None:
         ended = False
         while not ended:
-            batch, ended = self._next()
-            if not batch:
-                continue
-            if not self._output.write(b"\n".join(batch) + b"\n"):
-                self._dropped(len(batch))
+            self._filled.wait()
             with self._lock:
-                self._waiting -= sum(map(len, batch))
+                self._filled.clear()
+                lines, self._lines = self._lines, []
+                ended = self._closed
+            for start in range(0, len(lines), _BATCH):
+                self._put_out(lines[start : start + _BATCH])
+            # To wake up for each line would cost those who make the lines more than all else that they do for them.
+            self._closing.wait(_GATHER_SECONDS)
         self._output.close()
 
-    def _next(self) -> tuple[list[bytes], bool]:
-        """The lines that wait, at least one unless the end came, and whether it came."""
-        line = self._lines.get()
-        batch: list[bytes] = []
-        while line is not None:
-            batch.append(line)
-            if len(batch) == _BATCH:
-                return batch, False
-            try:
-                line = self._lines.get_nowait()
-            except queue.Empty:
-                return batch, False
-        return batch, True
+    def _put_out(self, batch: list[bytes]) -> None:
+        if not self._output.write(b"\n".join(batch) + b"\n"):
+            self._dropped(len(batch))
+        with self._lock:
+            self._waiting -= sum(map(len, batch))

@@ -189,7 +189,7 @@ class Metrics:
         build.labels(version, platform.python_version()).set(1)
         self._begin()
         # labels() validates and locks on each call; the children are as few as the label values are.
-        self._review_children: dict[tuple[str, str, str, str], Counter] = {}
+        self._children: dict[tuple[Counter, tuple[str, ...]], Counter] = {}
         self._duration_of = {webhook: self._seconds.labels(webhook) for webhook in WEBHOOKS}
         self._size_of = {webhook: self._bytes.labels(webhook) for webhook in WEBHOOKS}
 
@@ -221,11 +221,7 @@ class Metrics:
     def review(self, review: Review, decision: Decision, *, seconds: float, size: int) -> None:
         """Count one decided review of ``size`` bytes."""
         writer = _class_of(decision.writer)
-        key = (review.operation, verdict(decision), decision.mode or "none", writer)
-        child = self._review_children.get(key)
-        if child is None:
-            child = self._review_children[key] = self._reviews.labels(*key)
-        child.inc()
+        self._child(self._reviews, review.operation, verdict(decision), decision.mode or "none", writer).inc()
         self._arrived("validate", seconds, size)
         self._violated(review, decision.violations, writer)
         if decision.break_glass is not None:
@@ -234,11 +230,20 @@ class Metrics:
 
     def _violated(self, review: Review, violations: Iterable[Violation], writer: str, verdict: str = "") -> None:
         for each in violations:
-            self._violations.labels(each.name, review.operation, verdict or each.verdict, each.mode, writer).inc()
+            values = each.name, review.operation, verdict or each.verdict, each.mode, writer
+            self._child(self._violations, *values).inc()
+
+    def _child(self, counter: Counter, *values: str) -> Counter:
+        """The part of ``counter`` that has these values of its labels."""
+        key = (counter, values)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = counter.labels(*values)
+        return child
 
     def mutation(self, *, patched: bool, seconds: float, size: int) -> None:
         """Count one review of ``size`` bytes that the mutating webhook answered."""
-        self._mutations.labels("patched" if patched else "unchanged").inc()
+        self._child(self._mutations, "patched" if patched else "unchanged").inc()
         self._arrived("mutate", seconds, size)
 
     def _arrived(self, webhook: str, seconds: float, size: int) -> None:
@@ -250,7 +255,9 @@ class Metrics:
         names = {policy.name for policy in snapshot.policies}
         for labels in [sample.labels for family in self._violations.collect() for sample in family.samples]:
             if not is_current(labels, names):
-                self._violations.remove(*(labels[name] for name in _VIOLATION_LABELS))
+                values = tuple(labels[name] for name in _VIOLATION_LABELS)
+                self._violations.remove(*values)
+                self._children.pop((self._violations, values), None)
         self._policy_info.clear()
         for policy in snapshot.policies:
             self._policy_info.labels(policy.name, policy.mode, policy.severity).set(1)
@@ -276,7 +283,7 @@ class Metrics:
 
     def trace(self, kind: str, result: str, count: int = 1) -> None:
         """Count Events or marks: written, failed, limited or dropped."""
-        self._traces.labels(kind, result).inc(count)
+        self._child(self._traces, kind, result).inc(count)
 
     def error(self, status: int) -> None:
         """Count one call that got no verdict."""

@@ -30,6 +30,8 @@ _MAX_WAITING: Final = 1000
 _MAX_DENIALS: Final = _MAX_WAITING // 2
 # One call. Nobody waits for it but the next one.
 _CALL_SECONDS: Final = 5.0
+# Seconds in which denials gather that are likely to be counted alone: an Event is none the later for them.
+_GATHER_SECONDS: Final = 0.02
 # Seconds for what still waits at shutdown.
 _CLOSE_SECONDS: Final = 5.0
 
@@ -59,6 +61,7 @@ class Traces:
         self._on_result = on_result
         self._events = events.Correlator()
         self._waiting: queue.Queue[_Call | Told | None] = queue.Queue(_MAX_WAITING)
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
         self._thread.start()
 
@@ -87,6 +90,7 @@ class Traces:
 
     def close(self) -> None:
         """Write what waits, for a few seconds."""
+        self._closing.set()
         try:
             self._waiting.put_nowait(None)
         except queue.Full:
@@ -107,6 +111,9 @@ class Traces:
                 self._on_result("event", self._write(event))
             else:
                 self._on_result("event", "limited")
+                # Of very many denials at once most are only counted: to wake up for each would slow down the replies.
+                if self._waiting.empty():
+                    self._closing.wait(_GATHER_SECONDS)
 
     def _write(self, event: Event) -> str:
         """Write an Event, or how it has changed; what became of that."""
