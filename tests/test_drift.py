@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from webhook.admission import ObjectRef
-from webhook.drift import DriftedField, Inspector, Target
+from webhook.drift import Inspector
+from webhook.drift_model import DriftedField, Target
 from webhook.policy import Snapshot
 from webhook.policy_compiler import Texts, compile_texts
 

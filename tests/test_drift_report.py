@@ -15,7 +15,7 @@ import yaml
 from webhook import drift_exchange, drift_patch, drift_report, policy_report
 from webhook.admission import ObjectRef
 from webhook.diff import ABSENT
-from webhook.drift import EXTRA, MISSING, DriftedField, DriftedObject, Target
+from webhook.drift_model import EXTRA, MISSING, DriftedField, DriftedObject, Target
 from webhook.fieldpath import Item, format_path
 from webhook.fieldpath import Path as Place
 from webhook.tools import ManagedBy

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 from webhook import settings
 from webhook.breakglass import write_time
-from webhook.drift import CHANGED, DriftedField, DriftedObject
+from webhook.drift_model import CHANGED, DriftedField, DriftedObject
 from webhook.drift_report import lines_of, place, state, what, who
 from webhook.text import cut, escaped
 

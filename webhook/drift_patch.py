@@ -7,7 +7,7 @@ from typing import Any
 
 from webhook.diff import ABSENT
 from webhook.documents import dump
-from webhook.drift import CHANGED, DriftedField, DriftedObject
+from webhook.drift_model import CHANGED, DriftedField, DriftedObject
 from webhook.drift_report import place, state, title, who
 from webhook.fieldpath import Index, Item, Member, Path
 from webhook.text import escaped

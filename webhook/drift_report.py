@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from webhook.breakglass import write_time
 from webhook.diff import ABSENT
-from webhook.drift import CHANGED, EXTRA, MISSING, DriftedField, DriftedObject
+from webhook.drift_model import CHANGED, EXTRA, MISSING, DriftedField, DriftedObject
 from webhook.messages import value_text
 from webhook.terminal import BOLD, DIM, RED, YELLOW
 from webhook.text import cut, escaped

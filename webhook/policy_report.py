@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from webhook.drift import CHANGED, DriftedField, DriftedObject
+from webhook.drift_model import CHANGED, DriftedField, DriftedObject
 from webhook.drift_report import place, state, title, what, who
 from webhook.text import cut, escaped
 

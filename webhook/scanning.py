@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, Protocol
 
 import msgspec
 
-from webhook import meta, own_objects, policy_report, tags
+from webhook import meta, tags
 from webhook.admission import ObjectRef
 from webhook.cluster.connection import JSON, Answer, Connection
 from webhook.cluster.declaring import OWN_WEBHOOK, Declaring, DeniedByWebhook
 from webhook.cluster.listing import Listing, Reading, Resource
-from webhook.cluster.resources import Resources
-from webhook.drift import (
-    BY_OWNERSHIP,
-    CHANGED,
-    EXTRA,
-    MISSING,
-    DriftedField,
-    DriftedObject,
-    Inspector,
-    Target,
-    is_marked,
-)
-from webhook.errors import ClusterError, PolicyError
+from webhook.drift import Inspector, is_marked
+from webhook.drift_model import BY_OWNERSHIP, CHANGED, EXTRA, MISSING, DriftedField, DriftedObject, Target
+from webhook.errors import ClusterError
 from webhook.foreign import written_by
 from webhook.globs import Globs
 from webhook.listkeys import canonical_group
 from webhook.manifests import Manifest
-from webhook.policy import OWN_GROUP, Snapshot
-from webhook.policy_compiler import compile_documents
+from webhook.marking import marked, with_markers, with_metadata
+from webhook.policy import Snapshot
 from webhook.tools import LAST_APPLIED, Claim, ManagedBy
 
 #: What managedFields call us where no tool's name is known for an object of the manifests.
@@ -288,10 +278,10 @@ class Scan:
         applications.update(claim.managed_by for claim in found)
         for claim in found:
             if claim.marker.names_object is None:
-                self._siblings.setdefault(claim.managed_by, (_marked(live, [claim]), self._manager(live, [claim])))
+                self._siblings.setdefault(claim.managed_by, (marked(live, [claim]), self._manager(live, [claim])))
         self.totals.count(namespace, resource.name)
         manager = self._manager(live, found)
-        wanted = _with_markers(manifest.value, live, found)
+        wanted = with_markers(manifest.value, live, found)
         made = self._declaring.apply(path, wanted, manager, dry_run=True)
         # What others own there beside what the manifest declares: an opened port, an opt-out.
         by_path = {each.path: each for each in self.inspector.inspect(made, target, is_known=True)}
@@ -366,7 +356,7 @@ class Scan:
         if not manager and len(self._siblings) == 1:
             # One application, so what is missing was its own: it is to be known as such again, and be pruned one day.
             ((marks, manager),) = self._siblings.values()
-            manifest = _with_metadata(manifest, marks)
+            manifest = with_metadata(manifest, marks)
         if remedy.merged:
             made = self._declaring.merge(remedy.path, manifest, manager)
         else:
@@ -400,94 +390,3 @@ def _drifted(
     managed_by = found[0].managed_by if found else None
     uid = str(meta.metadata_of(obj).get("uid", ""))
     return DriftedObject(target=target, managed_by=managed_by, state=state, fields=fields, uid=uid)
-
-
-def _with_markers(manifest: Object, live: Object, found: Sequence[Claim]) -> Object:
-    """``manifest`` with the labels and annotations by which the tool itself marks what it applies.
-
-    They are not in what is rendered, and an apply without them would take them away.
-    """
-    domains = {key.partition("/")[0] for claim in found for key in _keys(claim) if "/" in key} - {"app.kubernetes.io"}
-    return _with_metadata(manifest, _marked(live, found, domains))
-
-
-def _keys(claim: Claim) -> Iterator[str]:
-    yield from claim.marker.labels
-    yield from claim.marker.annotations
-
-
-def _marked(live: Object, found: Sequence[Claim], domains: Collection[str] = ()) -> Object:
-    """The labels and annotations of ``live`` that are the tool's markers, or of its domain, and that it wrote."""
-    marks: Object = {}
-    names = {key for claim in found for key in _keys(claim)}
-    for part, there in (("labels", meta.labels_of(live)), ("annotations", meta.annotations_of(live))):
-        own = {
-            key: value
-            for key, value in there.items()
-            if (key in names or key.partition("/")[0] in domains) and _is_of_tool(live, part, key, found)
-        }
-        if own:
-            marks[part] = own
-    return marks
-
-
-def _with_metadata(manifest: Object, marks: Object) -> Object:
-    """``manifest`` with further labels and annotations; its own win."""
-    metadata = dict(meta.metadata_of(manifest))
-    for part, own in marks.items():
-        metadata[part] = {**own, **meta.mapping(metadata.get(part))}
-    return {**manifest, "metadata": metadata}
-
-
-def _is_of_tool(live: Object, part: str, key: str, found: Sequence[Claim]) -> bool:
-    """Whether the tool itself wrote a label or annotation, rather than somebody who opts out of it."""
-    for entry in written_by(live):
-        held = meta.mapping(meta.mapping(entry["fieldsV1"].get("f:metadata")).get(f"f:{part}"))
-        if f"f:{key}" in held:
-            return any(claim.marker.written_by.matches(str(entry.get("manager", ""))) for claim in found)
-    return True
-
-
-def policies_in(cluster: Cluster) -> Snapshot:
-    """The policies in force by the custom resources in the cluster: what is not valid is left out, as by ``serve``.
-
-    Raises:
-        ClusterError: they cannot be listed.
-        PolicyError: none is there.
-    """
-    listing = Listing(cluster)
-    documents = []
-    for name, kind in own_objects.KINDS.items():
-        resource = listing.find(OWN_GROUP, kind)
-        if resource is None:
-            raise ClusterError(f"--policies cluster: the API server does not serve {name}.{OWN_GROUP}")
-        found = (own_objects.document_of(name, obj) for obj in listing.objects(resource, accept=JSON))
-        documents += [document for document in found if not own_objects.check(document)]
-    snapshot, problems = compile_documents(documents)
-    if problems or not snapshot.policies:
-        raise PolicyError([str(problem) for problem in problems] or ["no DriftPolicy is in the cluster"])
-    return snapshot
-
-
-def write_reports(cluster: Cluster, reports: Mapping[str, Object]) -> None:
-    """Write the reports, and empty those of namespaces that have nothing managed any more.
-
-    Raises:
-        ClusterError: one could not be written.
-    """
-    listing, resources = Listing(cluster), Resources(cluster)
-    known = {False: listing.find(policy_report.GROUP, "PolicyReport")}
-    known[True] = listing.find(policy_report.GROUP, "ClusterPolicyReport")
-    stale = {}
-    for resource in known.values():
-        if resource is None or resource.version != policy_report.VERSION:
-            raise ClusterError(
-                f"--policy-reports: the API server does not serve {policy_report.GROUP}/{policy_report.VERSION}; "
-                "install its CustomResourceDefinitions, which come with Kyverno and with the Policy Reporter"
-            )
-        for obj in listing.objects(resource):
-            ref = resource.ref(obj)
-            if ref.name == policy_report.NAME and ref.namespace not in reports:
-                stale[ref.namespace] = policy_report.empty(ref.namespace)
-    for namespace, report in {**reports, **stale}.items():
-        resources.ensure(policy_report.path(namespace), report)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from webhook import bundled, drift_exchange, drift_patch, drift_report, policy_report, settings, terminal
 from webhook.breakglass import read_time
 from webhook.commands import from_environment
-from webhook.drift import EXTRA, DriftedObject
+from webhook.drift_model import EXTRA, DriftedObject
 from webhook.durations import parse_duration
 from webhook.errors import ClusterError, SettingsError
 from webhook.globs import Globs
@@ -97,7 +97,8 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Scan, print, and remediate if that is asked for; the exit code."""
     from webhook.cluster.connection import connect
-    from webhook.scanning import Scan, policies_in
+    from webhook.scan_job import policies_in
+    from webhook.scanning import Scan
 
     now = datetime.now(UTC)
     options = _options(args, now)
@@ -218,7 +219,7 @@ def _complain(scan: Scan) -> bool:
 
 
 def _write_reports(cluster: Any, found: list[DriftedObject], scan: Scan, now: datetime) -> None:
-    from webhook.scanning import write_reports
+    from webhook.scan_job import write_reports
 
     write_reports(cluster, policy_report.reports(found, scan.totals.managed, now))
 
