@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ipaddress
 import shutil
+import ssl
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -116,6 +117,22 @@ NAMES = ("nothing", "nonsense", "the other one", "cut off")
 @pytest.mark.parametrize("pem", [b"", b"nonsense", SERVING.key, SERVING.certificate[:200]], ids=NAMES)
 def test_what_is_no_certificate_is_refused(pem: bytes) -> None:
     assert problem(pem, SERVING.key) == "the certificate holds no certificate in PEM form, or a damaged one"
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (bytes.fromhex("06082a8648ce3d030107"), bytes.fromhex("06082a8648ce3d030100")),  # the name of the curve
+        (bytes.fromhex("03420004"), bytes.fromhex("03420005")),  # the form of the point on it
+    ],
+    ids=["a curve that nobody knows", "no point of the curve"],
+)
+def test_a_certificate_whose_public_key_is_damaged_is_refused(good: bytes, bad: bytes) -> None:
+    whole = ssl.PEM_cert_to_DER_cert(SERVING.certificate.decode())
+    assert good in whole
+    damaged = ssl.DER_cert_to_PEM_cert(whole.replace(good, bad, 1)).encode()
+    assert problem(damaged, SERVING.key).startswith("the public key of the certificate cannot be read: ")
+    assert pki.names(damaged) == {"localhost", "127.0.0.1", "::1"}
 
 
 @pytest.mark.parametrize("pem", [b"", b"nonsense", SERVING.certificate, SERVING.key[:100]], ids=NAMES)

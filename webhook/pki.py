@@ -18,6 +18,8 @@ from webhook.errors import CertificateError, NotYetValid
 
 # A clock that is behind ours, by up to this, takes the certificate all the same.
 BACKDATED = timedelta(hours=1)
+# What is in a certificate is decoded when it is asked for, so only then does it show that it is damaged.
+_DAMAGED = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 # Hexadecimal digits, 64 bits: no two certificates of one Secret ever have the same.
 _FINGERPRINT = 16
 
@@ -85,7 +87,7 @@ def check(certificate: bytes, key: bytes, *, now: datetime) -> Validity:
     """
     leaf = _load_certificates(certificate, "the certificate")[0]
     private = _load_key(key, "the key")
-    if _public(private.public_key()) != _public(leaf.public_key()):
+    if _public(private.public_key()) != _public_of(leaf, "the certificate"):
         raise CertificateError("the certificate and the key do not belong together")
     validity = _valid(leaf, "the certificate", now)
     _check_extensions(leaf)
@@ -99,11 +101,11 @@ def check_authority(ca: KeyPair, *, now: datetime) -> Validity:
         CertificateError: it cannot be read, its key belongs to another, it is not valid at ``now``, or it is no CA.
     """
     certificate = _load_certificates(ca.certificate, "the CA")[0]
-    if _public(_load_key(ca.key, "the key of the CA").public_key()) != _public(certificate.public_key()):
+    if _public(_load_key(ca.key, "the key of the CA").public_key()) != _public_of(certificate, "the CA"):
         raise CertificateError("the CA and its key do not belong together")
     try:
         authority = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *_DAMAGED):
         authority = False
     if not authority:
         raise CertificateError("the CA is a certificate that may sign no others")
@@ -120,7 +122,7 @@ def issued_by(certificate: bytes, authorities: bytes) -> bool:
     for candidate in candidates:
         try:
             leaf.verify_directly_issued_by(candidate)
-        except (ValueError, TypeError, InvalidSignature):
+        except (*_DAMAGED, TypeError, InvalidSignature):
             continue
         return True
     return False
@@ -135,7 +137,7 @@ def names(certificate: bytes) -> frozenset[str]:
     leaf = _load_certificates(certificate, "the certificate")[0]
     try:
         found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *_DAMAGED):
         return frozenset()
     addresses = found.get_values_for_type(x509.IPAddress)
     return frozenset([*found.get_values_for_type(x509.DNSName), *map(str, addresses)])
@@ -186,7 +188,7 @@ def _valid(certificate: x509.Certificate, what: str, now: datetime) -> Validity:
 def _check_extensions(leaf: x509.Certificate) -> None:
     try:
         extensions = leaf.extensions
-    except ValueError as error:
+    except _DAMAGED as error:
         raise CertificateError(f"the certificate's extensions cannot be read: {error}") from None
     try:
         extensions.get_extension_for_class(x509.SubjectAlternativeName)
@@ -264,6 +266,13 @@ def _load_key(pem: bytes, what: str) -> PrivateKeyTypes:
 
 def _public(key: PublicKeyTypes) -> bytes:
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _public_of(certificate: x509.Certificate, what: str) -> bytes:
+    try:
+        return _public(certificate.public_key())
+    except _DAMAGED as error:
+        raise CertificateError(f"the public key of {what} cannot be read: {error}") from None
 
 
 def _pem(certificate: x509.Certificate) -> bytes:
