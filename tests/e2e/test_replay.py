@@ -69,14 +69,13 @@ def writes(control_plane: ControlPlane, driftwall: Driftwall) -> None:
     driftwall.await_log(user="alice", name="replayed-last")
 
 
-def mine(control_plane: ControlPlane, driftwall: Driftwall) -> list[Pair]:
+@pytest.fixture(scope="module")
+def compared(control_plane: ControlPlane, driftwall: Driftwall, writes: None) -> list[Pair]:
+    """Every write in these namespaces, replayed, beside what was said of it."""
     return [pair for pair in pairs(control_plane.audit_log, driftwall) if pair.line["namespace"] in (GUARDED, SILENT)]
 
 
-def test_replay_gives_the_verdicts_that_the_live_webhook_gave(
-    control_plane: ControlPlane, driftwall: Driftwall
-) -> None:
-    compared = mine(control_plane, driftwall)
+def test_replay_gives_the_verdicts_that_the_live_webhook_gave(driftwall: Driftwall, compared: list[Pair]) -> None:
     assert [str(pair) for pair in compared if not pair.agrees] == []
     assert [str(pair) for pair in compared if not pair.told and not pair.agrees_in_fields] == []
     # Every line of the decision log about alice and Flux is told by an event.
@@ -92,14 +91,8 @@ def by_hand(user: str) -> bool:
     return user == "alice" or user.startswith("system:serviceaccount:flux-system")
 
 
-def test_of_a_denied_request_all_but_these_are_known_by_their_fields(
-    control_plane: ControlPlane, driftwall: Driftwall
-) -> None:
-    told = {
-        (pair.event["verb"], pair.event["objectRef"].get("subresource", ""))
-        for pair in mine(control_plane, driftwall)
-        if pair.told
-    }
+def test_of_a_denied_request_all_but_these_are_known_by_their_fields(compared: list[Pair]) -> None:
+    told = {(pair.event["verb"], pair.event["objectRef"].get("subresource", "")) for pair in compared if pair.told}
     # Its answer does not say which objects it was about, and the API server does not log the body of a PUT of a scale.
     assert told <= {("deletecollection", ""), ("update", "scale")}
     assert ("deletecollection", "") in told
@@ -113,7 +106,7 @@ def replay(*arguments: str | Path) -> Any:
 
 
 def test_what_passed_in_a_dry_run_is_told_as_denied_under_policies_that_enforce(
-    control_plane: ControlPlane, driftwall: Driftwall, tmp_path: Path
+    control_plane: ControlPlane, driftwall: Driftwall, compared: list[Pair], tmp_path: Path
 ) -> None:
     policies = tmp_path / "enforce.yaml"
     policies.write_text(ENFORCE % SILENT)
@@ -121,15 +114,11 @@ def test_what_passed_in_a_dry_run_is_told_as_denied_under_policies_that_enforce(
     lines = [line for line in driftwall.log(namespace=SILENT, user="alice") if line["policies"]]
     assert len(lines) >= len(CHOSEN) * 3
     assert report["byPolicy"]["enforced-fields"]["denied"] == len(
-        {pair.line["uid"] for pair in violating(control_plane, driftwall)}
+        {pair.line["uid"] for pair in compared if pair.line["namespace"] == SILENT and pair.line["policies"]}
     )
     paths = {path for kind in CHOSEN for path in (general(kind.path), kind.replicas) if path}
     assert paths <= set(report["byField"])
     assert {s["user"] for s in report["automation"]} == set()
-
-
-def violating(control_plane: ControlPlane, driftwall: Driftwall) -> list[Pair]:
-    return [p for p in mine(control_plane, driftwall) if p.line["namespace"] == SILENT and p.line["policies"]]
 
 
 def general(path: str) -> str:
@@ -137,7 +126,7 @@ def general(path: str) -> str:
 
 
 def test_the_decision_log_tells_the_same_as_the_audit_log(
-    control_plane: ControlPlane, driftwall: Driftwall, tmp_path: Path
+    driftwall: Driftwall, compared: list[Pair], tmp_path: Path
 ) -> None:
     mine_alone = tmp_path / "decisions.jsonl"
     lines: list[Object] = driftwall.log(namespace=GUARDED, user="alice")
@@ -145,5 +134,5 @@ def test_the_decision_log_tells_the_same_as_the_audit_log(
     report = replay("--policies", driftwall.policies, mine_alone)
     assert report["reviewed"] == len(lines)
     assert report["denied"] == sum(not line["allowed"] for line in lines)
-    audited = {line["uid"] for pair in mine(control_plane, driftwall) for line in pair.lines}
+    audited = {line["uid"] for pair in compared for line in pair.lines}
     assert {line["uid"] for line in lines if not line["allowed"] and line["operation"] != "DELETE"} <= audited
