@@ -99,7 +99,9 @@ def run(config: Settings) -> int:
                     f"{settings.SERVICE.flag} without {settings.TLS_CERT.flag} needs a way to the API server "
                     f"({connection.reason}); give {settings.KUBECONFIG.flag} FILE"
                 )
-            _log.warning("offline, so writes that need a look-up will fail: %s", connection.reason)
+            _log.warning(
+                "offline, so writes that need a look-up will fail, and no Event is written: %s", connection.reason
+            )
         policy_source(config, connection, lambda: False)  # for what it raises
         _check_log_file(config)
         wants_tracing(config, os.environ)

@@ -17,7 +17,7 @@ import msgspec
 from webhook import tags
 from webhook.admission import Review
 from webhook.cluster import events
-from webhook.cluster.connection import Connection
+from webhook.cluster.connection import Connection, Offline
 from webhook.cluster.events import Event, Told
 from webhook.cluster.objects import path
 from webhook.decision import Decision, drift_of
@@ -60,6 +60,7 @@ class Traces:
         self._connection = connection
         self._on_result = on_result
         self._events = events.Correlator()
+        self._problem = ""
         self._waiting: queue.Queue[_Call | Told | None] = queue.Queue(_MAX_WAITING)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
@@ -139,9 +140,15 @@ class Traces:
             problem = str(error)
         except Exception as error:  # noqa: BLE001 - the thread must outlive whatever one call brings
             problem = type(error).__name__
-        if problem and problem != expected:
-            _log.warning("could not write the %s to %s: %s", call.kind, call.path, problem)
+        if not problem or problem != expected:
+            self._say(call, problem)
         return problem
+
+    def _say(self, call: _Call, problem: str) -> None:
+        """Log a problem once while it lasts: each is counted, and there may be one for every denial."""
+        if problem and problem != self._problem and not isinstance(self._connection, Offline):  # told at the start
+            _log.warning("could not write the %s to %s: %s", call.kind, call.path, problem)
+        self._problem = problem
 
 
 def _event_call(body: Mapping[str, Any]) -> _Call:
