@@ -166,7 +166,7 @@ def of_log_line(line: LogLine, snapshot: Snapshot) -> Outcome:
         application=title,
         broken=broken,
         message=line.message or "\n".join(line.warnings),
-        break_glass=line.break_glass != b"null",
+        break_glass=bytes(line.break_glass) != b"null",
         dry_run=line.dry_run,
     )
 
