@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from webhook.admission import UserInfo
 from webhook.documents import load_documents
 from webhook.errors import PolicyError
 from webhook.fieldpath import parse_pattern
-from webhook.policy import Snapshot
+from webhook.policy import Policy, Snapshot
 from webhook.policy_compiler import check_documents, compile_documents, default_config, load
 from webhook.tools import MARKERS
 
@@ -397,3 +398,7 @@ def test_a_path_that_is_not_there_does_not_load(tmp_path: Path) -> None:
 def test_a_pattern_that_is_right_is_compiled_as_it_is_written() -> None:
     (one,) = snapshot_of(policy("  protect: {fields: ['spec.containers[name=web].image']}\n")).policies
     assert one.fields == (parse_pattern("spec.containers[name=web].image"),)
+
+
+def test_a_policy_that_is_made_of_another_does_not_share_what_that_one_remembers() -> None:
+    assert [each.name for each in dataclasses.fields(Policy) if each.name.startswith("_") and each.init] == []

@@ -4,6 +4,8 @@ import io
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from webhook import terminal
 
@@ -79,3 +81,33 @@ def test_a_progress_bar_moves_fits_and_goes_away(monkeypatch: pytest.MonkeyPatch
         assert shown[-1] == "256.0 MiB  64.0 MiB/s"
     else:
         assert shown[-1] == "██████░░░░░░░░░░░░░░░░░░  25%  256.0 MiB of 1.0 GiB  64.0 MiB/s  0:12 left"
+
+
+WORDS = st.text(st.sampled_from("ab/-: "), max_size=60)
+
+
+@given(WORDS, st.integers(min_value=1, max_value=40))
+def test_wrapped_lines_are_never_too_long_and_lose_nothing_but_spaces(text: str, columns: int) -> None:
+    lines = terminal.wrapped(text, columns)
+    assert all(len(line) <= columns for line in lines)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_long_name_is_broken_where_it_has_a_mark() -> None:
+    assert terminal.wrapped("flux-system/kustomize-controller", 20) == ["flux-system/", "kustomize-controller"]
+
+
+@given(st.lists(st.tuples(*[st.lists(WORDS, min_size=1, max_size=3)] * 3), max_size=4), st.integers(60, 200))
+def test_a_table_is_never_wider_than_the_terminal(rows: list[tuple[list[str], ...]], columns: int) -> None:
+    lines = terminal.paragraphs(("ONE", "TWO", "THREE"), rows, columns)
+    assert lines[0].split() == ["ONE", "TWO", "THREE"]
+    assert all(len(line) <= columns for line in lines)
+
+
+def test_cells_of_several_lines_stand_side_by_side() -> None:
+    rows = [[["a", "b"], ["x"]], [["c"], ["y", "z"]]]
+    assert terminal.paragraphs(("ONE", "TWO"), rows, 80) == ["ONE  TWO", "a    x", "b", "", "c    y", "     z"]
+
+
+def test_what_controls_a_terminal_is_escaped() -> None:
+    assert terminal.paragraphs(("ONE",), [[["\x1b[31m"]]], 80)[1] == "\\x1b[31m"

@@ -158,6 +158,12 @@ class Review:
         other.new = new
         return other
 
+    def with_user(self, user: UserInfo) -> Review:
+        """The same request by somebody else."""
+        other = copy.copy(self)
+        other.user = user
+        return other
+
     @property
     def qualified_resource(self) -> str:
         """The resource without its subresource: ``deployments.apps``."""

@@ -29,7 +29,7 @@ COMMANDS: Final = {
     "replay": "what these policies would have done to recorded writes",
     "scan": "drift that is there now",
     "webhook-config": "the webhook configurations that these policies need",
-    "explain": "show the configuration in force, a field set or a tool",
+    "explain": "show the configuration in force, a field set, a tool, or why a write is refused",
     "certs": "create the serving certificate",
     "demo": "see it refuse manual edits, on this machine, in seconds",
 }

@@ -19,6 +19,8 @@ from webhook.tools import Claim
 
 #: INTERFACE: a denial has at most this many characters; the rest is in the log.
 MAX_MESSAGE: Final = 1024
+#: What kubectl puts before a denial.
+KUBECTL: Final = 'Error from server (Forbidden): admission webhook "validate.driftwall.io" denied the request:'
 #: API servers keep 256 characters of a warning once there are many (k8s.io/apiserver, warning.go).
 MAX_WARNING: Final = 256
 _MAX_PATH: Final = 160  # characters: a path of a container's environment variable has about 70

@@ -101,21 +101,22 @@ def decide_offline(review: Review, snapshot: Snapshot, recorded: Recorded, now: 
         LookupFailed: ``recorded`` does not know an object that the verdict depends on.
         MalformedReview: as ``decide``.
     """
-    return _with_look_ups(decide, review, snapshot, recorded, now)
+    return with_look_ups(decide, review, snapshot, recorded, now)
 
 
 def mutate_offline(review: Review, snapshot: Snapshot, recorded: Recorded, now: datetime) -> Mutation:
     """As :func:`webhook.mutation.mutate`; look-ups and errors as in :func:`decide_offline`."""
-    return _with_look_ups(mutate, review, snapshot, recorded, now)
+    return with_look_ups(mutate, review, snapshot, recorded, now)
 
 
-def _with_look_ups(
+def with_look_ups(
     ask: Callable[[Review, Snapshot, Objects, datetime], _T],
     review: Review,
     snapshot: Snapshot,
     recorded: Recorded,
     now: datetime,
 ) -> _T:
+    """What ``ask`` says once it has all that it asks for; LookupFailed where ``recorded`` does not know something."""
     objects: dict[ObjectRef, Mapping[str, Any] | None] = {}
     while True:
         try:

@@ -125,9 +125,12 @@ class Policy:
     automation: Writers
     break_glass: BreakGlass | None = None
     field_managers: Globs
-    _managers: dict[tuple[int, ...], Globs] = field(default_factory=dict, repr=False, compare=False)
-    _protected: dict[tuple[str, str], PathSet | None] = field(default_factory=dict, repr=False, compare=False)
-    _let_be: dict[tuple[int, int], PathSet] = field(default_factory=dict, repr=False, compare=False)
+    # No arguments: a policy that is made of another one has its own.
+    _managers: dict[tuple[int, ...], Globs] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _protected: dict[tuple[str, str], PathSet | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _let_be: dict[tuple[int, int], PathSet] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def managers(self, markers: tuple[Marker, ...]) -> Globs:
         """The names in managedFields whose fields count as declared on an object with these markers."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import IO, Final
 
 from webhook.text import cut, escaped
@@ -67,6 +68,39 @@ def _cut_middle(text: str, limit: int) -> str:
         return text
     end = limit * 2 // 3
     return f"{text[: limit - 1 - end]}…{text[len(text) - end :]}"
+
+
+def paragraphs(head: Sequence[str], rows: Iterable[Sequence[Sequence[str]]], columns: int) -> list[str]:
+    """The lines of a table not wider than ``columns``, whose cells are lines of text; longer ones go on below.
+
+    The widest column gives way first.
+    """
+    cells = [[[escaped(line) for line in cell] for cell in row] for row in ([[text] for text in head], *rows)]
+    widths = [max(len(line) for row in cells for line in row[column]) for column in range(len(head))]
+    while sum(widths) > columns - len(_GAP) * (len(head) - 1) and max(widths) > _NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+    lines: list[str] = []
+    for number, row in enumerate(cells):
+        broken = [[part for line in cell for part in wrapped(line, w)] for cell, w in zip(row, widths, strict=True)]
+        if number > 1:
+            lines.append("")  # rows of several lines are told apart by nothing else
+        for index in range(max(map(len, broken))):
+            parts = [part[index] if index < len(part) else "" for part in broken]
+            lines.append(_GAP.join(part.ljust(w) for part, w in zip(parts, widths, strict=True)).rstrip())
+    return lines
+
+
+def wrapped(text: str, columns: int) -> list[str]:
+    """``text`` in lines not longer than ``columns``, broken between words, else behind a ``/:.,-``, else anywhere."""
+    lines: list[str] = []
+    for line in textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False) or [""]:
+        rest = line
+        while len(rest) > columns:
+            at = max(rest.rfind(mark, 0, columns) for mark in "/:.,-") + 1 or columns
+            lines.append(rest[:at])
+            rest = rest[at:]
+        lines.append(rest)
+    return lines
 
 
 class Progress:

@@ -42,13 +42,14 @@ class Reading(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
-    """A resource that can be listed."""
+    """A resource that can be listed. ``words`` are what kubectl takes for it, beside those of ``named``."""
 
     group: str
     version: str
     resource: str
     kind: str
     namespaced: bool
+    words: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -107,6 +108,17 @@ class Listing:
                 return each
         return None
 
+    def named(self, word: str) -> Resource | None:
+        """The resource that kubectl takes ``word`` for: ``deploy``, ``Deployment``, ``deployments.apps``; None if none.
+
+        Of several, that of the core group, or of the group that the API server names first.
+        """
+        name, _, group = word.lower().partition(".")
+        for each in self.resources():
+            if name in (each.resource, each.kind.lower(), *each.words) and group in ("", each.group):
+                return each
+        return None
+
     def _discover(self) -> list[Resource]:
         groups = self._get("/apis", _ANY).get("groups", [])
         found: dict[tuple[str, str], Resource] = {}
@@ -125,6 +137,7 @@ class Listing:
                         resource=each["name"],
                         kind=each["kind"],
                         namespaced=each["namespaced"],
+                        words=frozenset((each.get("singularName", ""), *(each.get("shortNames") or ()))),
                     )
                     found.setdefault((group, each["name"]), resource)
         groups_of = {(each.group, each.kind) for each in found.values()}

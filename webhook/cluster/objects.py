@@ -16,9 +16,12 @@ import msgspec
 from webhook.admission import ObjectRef
 from webhook.cluster.connection import Answer, Connection
 from webhook.errors import LookupFailed
+from webhook.subject import LookupNeeded
 
 # One look-up. An API server that is well answers in milliseconds; the write that waits here may wait 34 s in all.
 CALL_SECONDS: Final = 1.0
+# The same, where nothing but a person waits.
+PATIENT_SECONDS: Final = 10.0
 # The same parent is asked for by both webhooks of one write, and by writers that scale in bursts. A person who changes
 # it because of our answer and then tries again needs longer than this.
 CACHE_SECONDS: Final = 2.0
@@ -144,13 +147,50 @@ class ObjectReader:
 
     def _fetch(self, ref: ObjectRef, deadline: float) -> _Found:
         """Read ``ref`` from the API server; runs in a thread."""
-        answer = self._connection.get(path(ref), deadline)
-        if answer.status == 200:
-            return _Found(value=_decode(answer.body), size=len(answer.body))
-        # Without a resource it is the version of a group that is asked for.
-        if answer.status == 404 and (not ref.resource or _names(answer, ref)):
-            return _Found(value=None, size=0)
-        raise LookupFailed(_REFUSALS.get(answer.status, f"the API server answered with HTTP {answer.status}"))
+        return _fetch(self._connection, ref, deadline)
+
+
+class LiveObjects:
+    """Reads objects one after the other, for who decides one write and can wait; ``notes`` say what was not had."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.notes: list[str] = []
+
+    def look_up(self, needed: LookupNeeded) -> dict[str, Any] | None:
+        """The object that is needed; None if it does not exist, or could not be had and is optional.
+
+        Raises:
+            LookupFailed: it could not be had; the message says why.
+        """
+        try:
+            return self.get(needed.ref)
+        except LookupFailed as error:
+            if not needed.optional:
+                raise
+            self.notes.append(f"going on without a look-up: {error}")
+            return None
+
+    def get(self, ref: ObjectRef) -> dict[str, Any] | None:
+        """The object, or None where there is none.
+
+        Raises:
+            LookupFailed: it could not be had; the message says why.
+        """
+        try:
+            return _fetch(self._connection, ref, time.monotonic() + PATIENT_SECONDS).value
+        except LookupFailed as error:
+            raise LookupFailed(f"{ref} could not be looked up: {error}") from None
+
+
+def _fetch(connection: Connection, ref: ObjectRef, deadline: float) -> _Found:
+    answer = connection.get(path(ref), deadline)
+    if answer.status == 200:
+        return _Found(value=_decode(answer.body), size=len(answer.body))
+    # Without a resource it is the version of a group that is asked for.
+    if answer.status == 404 and (not ref.resource or _names(answer, ref)):
+        return _Found(value=None, size=0)
+    raise LookupFailed(_REFUSALS.get(answer.status, f"the API server answered with HTTP {answer.status}"))
 
 
 _REFUSALS: Final = {

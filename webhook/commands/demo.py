@@ -23,6 +23,8 @@ from webhook import bundled
 from webhook.cases import Case, find_suites
 from webhook.commands import certs
 from webhook.errors import DriftwallError
+from webhook.messages import KUBECTL
+from webhook.terminal import BOLD, GREEN, RED, coloured
 
 if TYPE_CHECKING:
     from webhook.commands import Subparsers
@@ -33,8 +35,6 @@ that a real API server wrote down, and shows who tried what, and what kubectl wo
 # A start takes under a second; a machine that is busy with something else gets this long.
 _START_SECONDS: Final = 30
 _CALL_SECONDS: Final = 10
-_KUBECTL: Final = 'Error from server (Forbidden): admission webhook "validate.driftwall.io" denied the request:'
-_GREEN, _RED, _BOLD, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -120,16 +120,13 @@ def _json(outcome: _Outcome) -> str:
 
 
 def _text(outcome: _Outcome) -> str:
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    verdict = "allowed" if outcome.allowed else "DENIED "
-    if colour:
-        verdict = f"{_GREEN if outcome.allowed else _RED}{verdict}{_PLAIN}"
+    verdict = coloured("allowed", GREEN) if outcome.allowed else coloured("DENIED ", RED)
     who, colon, what = outcome.case.name.partition(": ")
-    name = f"{_BOLD}{who}{_PLAIN}{colon}{what}" if colour and colon else outcome.case.name
+    name = f"{coloured(who, BOLD)}{colon}{what}" if colon else outcome.case.name
     lines = [f"{verdict}  {name}  ({outcome.milliseconds:.1f} ms)"]
     if not outcome.allowed:
         # As kubectl shows it.
-        said = f"{_KUBECTL} {outcome.message}"
+        said = f"{KUBECTL} {outcome.message}"
         lines += [f"         {line}" for line in said.splitlines()]
         lines.append("")
     return "\n".join(lines)

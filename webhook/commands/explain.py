@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from webhook.breakglass import BreakGlass
-from webhook.commands import add_policies_or_cluster, policies_of
+from webhook.commands import add_policies_or_cluster, explain_write, policies_of
 from webhook.errors import SettingsError
 from webhook.fieldsets import DESCRIPTIONS, FIELD_SETS
 from webhook.identity import Writer
@@ -24,7 +24,8 @@ examples:
   driftwall explain config --policies policies
   driftwall explain config --policies cluster
   driftwall explain fieldset openedPorts
-  driftwall explain tool flux"""
+  driftwall explain tool flux
+  driftwall explain write deployment/web -n shop --as alice --field spec.replicas --policies policies"""
 
 Document = dict[str, Any]
 
@@ -33,7 +34,7 @@ def add_parser(subparsers: Subparsers) -> None:
     """Register the command."""
     parser = subparsers.add_parser(
         "explain",
-        help="show the configuration in force, a field set or a tool",
+        help="show the configuration in force, a field set, a tool, or why a write is refused",
         description="Shows what driftwall goes by.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -48,7 +49,9 @@ def add_parser(subparsers: Subparsers) -> None:
     tool = topics.add_parser("tool", help="how a tool marks what it manages; without a NAME, the tools")
     tool.add_argument("name", nargs="?", metavar="NAME")
     tool.set_defaults(run=lambda args: _print(_tool(args.name), args))
-    for topic in (config, fieldset, tool):
+    write = topics.add_parser("write", help="may this user write this object's field, and why")
+    explain_write.add_topic(write)
+    for topic in (config, fieldset, tool, write):
         topic.add_argument("-o", "--output", choices=("text", "json"), default="text")
 
 
