@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "scan": "drift that is there now",
     "webhook-config": "the webhook configurations that these policies need",
     "explain": "show the configuration in force, a field set, a tool, or why a write is refused",
+    "doctor": "is the installation sound, and who can get past it by RBAC",
     "certs": "create the serving certificate",
     "demo": "see it refuse manual edits, on this machine, in seconds",
 }

@@ -94,6 +94,15 @@ def check(certificate: bytes, key: bytes, *, now: datetime) -> Validity:
     return validity
 
 
+def validity(certificate: bytes, *, now: datetime) -> Validity:
+    """From when to when the first certificate of a chain is valid; its key is not looked at.
+
+    Raises:
+        CertificateError: it cannot be read, or is not valid at ``now``.
+    """
+    return _valid(_load_certificates(certificate, "the certificate")[0], "the certificate", now)
+
+
 def check_authority(ca: KeyPair, *, now: datetime) -> Validity:
     """Check that ``ca`` can sign certificates at ``now``.
 
