@@ -26,7 +26,7 @@ export PIP_NO_INPUT := 1
 .DELETE_ON_ERROR:
 # The checks run one after the other, also under `make -j`: the quick ones fail first and outputs do not mix.
 .NOTPARALLEL:
-.PHONY: help demo test lint unit e2e fuzz image-test bench bench-stalled format crds deploy lock clean
+.PHONY: help demo test lint unit e2e fuzz image-test bench bench-stalled format crds deploy rollout lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,10 @@ crds: $(RUNTIME) ## write deploy/crds after a change of webhook/policy.schema.js
 
 deploy: $(RUNTIME) ## write what in deploy/ follows from policies/
 	@$(BIN)/python -m deploy.generate
+
+rollout: $(DEV) ## run the commands of deploy/ROLLOUT.md and write down there what they say
+	$(BIN)/python -m tests.e2e.binaries
+	$(BIN)/python -m tests.e2e.rollout
 
 lock: $(DEV) ## write the lock files after a change of pyproject.toml; UPGRADE=1 takes the newest releases
 	$(LOCK) pyproject.toml -o requirements.txt
