@@ -262,7 +262,12 @@ def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def diff(old: Mapping[str, Any], new: Mapping[str, Any], schema: Schema) -> list[Change]:
-    """Every place where ``new`` differs from ``old``, sorted by path.
+    """As :func:`differences`, sorted by path."""
+    return sorted(differences(old, new, schema), key=lambda change: change.text)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], schema: Schema) -> list[Change]:
+    """Every place where ``new`` differs from ``old``.
 
     A place that is there on one side alone is one change, whatever is below it, and so is one that holds more than
     MAX_CHANGES differences; :meth:`Change.expand` goes further.
@@ -289,8 +294,6 @@ def diff(old: Mapping[str, Any], new: Mapping[str, Any], schema: Schema) -> list
                 continue
         if change.is_real:
             changes.append(change)
-    if len(changes) > 1:
-        changes.sort(key=lambda change: change.text)
     return changes
 
 
@@ -459,17 +462,24 @@ def select(changes: Iterable[Change], wanted: Position, ignored: Position | None
     """
     found: list[Change] = []
     for change in changes:
-        position: Position | None = wanted
-        besides = ignored
-        for element in change.path:
-            if position is not None and not position.covers and (position := position.step(element)) is None:
-                break
-            if besides is not None and not besides.covers:
-                besides = besides.step(element)
+        path = change.path
+        position = _at(wanted, path)
         if position is not None:
-            touched = _touched(change, position, besides)
+            touched = _touched(change, position, _at(ignored, path) if ignored is not None else None)
             found += touched if len(found) + len(touched) <= MAX_CHANGES else [change] if touched else []
     return found
+
+
+def _at(position: Position, path: Path) -> Position | None:
+    """Where ``path`` leads to; None if nothing there is in the set."""
+    for element in path:
+        if position.covers:
+            break
+        inner = position.step(element)
+        if inner is None:
+            return None
+        position = inner
+    return position
 
 
 def _touched(change: Change, wanted: Position, ignored: Position | None) -> list[Change]:

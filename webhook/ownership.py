@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from webhook import meta
 from webhook.diff import Change, Position, Union, strictly_equal
-from webhook.fieldpath import Element, Identity, Index, Item, Member, Path, identity
+from webhook.fieldpath import Element, Identity, Index, Item, Member, identity
 from webhook.globs import Globs
 from webhook.lazyjson import LazyObject, decoded
 from webhook.listkeys import KEY_DEFAULTS, parse_item_key
@@ -26,6 +26,7 @@ from webhook.tools import DECLARED_FIELDS, LAST_APPLIED
 Fields = Mapping[str, Any]
 
 _NOTHING: Final[Fields] = {}
+_ENCODE: Final = msgspec.json.Encoder(order="deterministic").encode
 _NULL: Final = msgspec.Raw(b"null")
 _BRACE: Final = ord("{")
 # fieldsV1 documents that are kept decoded: both webhooks are shown one and the same for each write, and so is every
@@ -204,16 +205,28 @@ _decode: Final = msgspec.json.Decoder().decode
 _decode_entries: Final = msgspec.json.Decoder(list[Entry]).decode
 
 
-def entries(obj: Mapping[str, Any] | None) -> Sequence[Entry]:
-    """All of metadata.managedFields; empty if there are none."""
+class _Entries(NamedTuple):
+    every: Sequence[Entry]
+    with_fields: list[Entry]
+
+
+def _read(entries: Sequence[Entry]) -> _Entries:
+    return _Entries(entries, [entry for entry in entries if memoryview(entry.raw)[0] == _BRACE])
+
+
+def _entries(obj: Mapping[str, Any] | None) -> _Entries:
     metadata = meta.metadata_of(obj)
     if isinstance(metadata, LazyObject):
-        found = metadata.get_as("managedFields", _decode_entries)
+        found = metadata.get_as("managedFields", lambda raw: _read(_decode_entries(raw)))
         if found is not None:
             return found
     # Of an odd shape, or an object that was looked up.
-    values = metadata.get("managedFields")
-    return [_entry(value) for value in values if isinstance(value, dict)] if isinstance(values, list) else ()
+    return _read([_entry(value) for value in meta.managed_entries(obj)])
+
+
+def entries(obj: Mapping[str, Any] | None) -> Sequence[Entry]:
+    """All of metadata.managedFields; empty if there are none."""
+    return _entries(obj).every
 
 
 def _entry(value: Mapping[str, Any]) -> Entry:
@@ -225,7 +238,7 @@ def _entry(value: Mapping[str, Any]) -> Entry:
 
 def managed_fields(obj: Mapping[str, Any] | None) -> list[Entry]:
     """The entries of metadata.managedFields that bring fields."""
-    return [entry for entry in entries(obj) if memoryview(entry.raw)[0] == _BRACE]
+    return _entries(obj).with_fields
 
 
 def field_documents(objects: Iterable[Mapping[str, Any] | None], managers: Globs) -> tuple[list[Fields], list[Fields]]:
@@ -318,42 +331,74 @@ def disowned(old: Mapping[str, Any], new: Mapping[str, Any], managers: Globs, ch
         if all(entry.api_version == version and bytes(entry.raw) in kept for entry in ours):
             return False
     before, after = [_as_called(entry, old) for entry in ours], [_as_called(entry, new) for entry in theirs]
-    return _any_lost(before, after, _Sides(old, new), changes)
+    return _any_lost(before, after, old, new, changes)
 
 
 def disowned_child(old: Mapping[str, Any], new: Mapping[str, Any], changes: Sequence[Change] = ()) -> bool:
     """As :func:`disowned`, of the controller that made the object: what it wrote is known by its entry alone."""
-    return _any_lost(_owning(old), _owning(new), _Sides(old, new), changes)
+    return _any_lost(_owning(old), _owning(new), old, new, changes)
 
 
-class _Sides:
-    """Old and new object, looked into where the changes do not tell."""
-
-    def __init__(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        self._old = HeldValue(old)
-        self._new = HeldValue(new)
-
-    def at(self, place: Path) -> tuple[HeldValue, HeldValue] | None:
-        """What both have at ``place``; None if one has nothing there."""
-        old: HeldValue | None = self._old
-        new: HeldValue | None = self._new
-        for element in place:
-            old, new = old and old.step(element), new and new.step(element)
-            if old is None or new is None:
-                return None
-        return (old, new) if old is not None and new is not None else None
+def _any_lost(
+    before: Sequence[Fields],
+    after: Sequence[Fields],
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    changes: Sequence[Change],
+) -> bool:
+    if changes and len(after) <= 1:
+        known, kept = _by_key(changes), after[0] if after else _NOTHING
+        if all(_is_explained(fields, kept, known) for fields in before):
+            return False
+    held = HeldValue(old), HeldValue(new)
+    return any(not _is_kept(fields, after) and _lost(fields, after, *held) for fields in before)
 
 
-def _any_lost(before: Sequence[Fields], after: Sequence[Fields], sides: _Sides, changes: Sequence[Change]) -> bool:
-    for fields in before:
-        if _is_kept(fields, after):
+#: Places by the keys of fieldsV1; in the end, what was done to what is there.
+_Places: TypeAlias = dict[str, Any]
+
+
+def _by_key(changes: Iterable[Change]) -> _Places:
+    """Where the object is known to have changed. What cannot be told from something else is left out."""
+    root: _Places = {}
+    for change in changes:
+        if change.is_shared:
             continue
-        if not fields:
-            if (held := sides.at(())) is not None and _lost_in(fields, after, *held):
-                return True
-        elif _lost(fields, after, sides, (), [(change.path, change) for change in changes]):
-            return True
-    return False
+        *above, last = [_key(element) for element in change.path]
+        place: Any = root
+        for key in above:
+            place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                break
+        else:
+            place[last] = change.operation
+    return root
+
+
+def _key(element: Element) -> str:
+    """As the API server writes it; empty for a position."""
+    if isinstance(element, str):
+        return "f:" + element
+    if isinstance(element, Item):
+        return "k:" + _ENCODE(dict(element.keys)).decode()
+    return "v:" + _ENCODE(element.value).decode() if isinstance(element, Member) else ""
+
+
+def _is_explained(node: Fields, kept: Fields, known: _Places) -> bool:
+    """Whether all of ``node`` that is not in ``kept`` has been changed itself, as far as that is ``known``."""
+    if not kept and kept is not _NOTHING:
+        return True
+    for key, child in node.items():
+        other = kept.get(key)
+        if other in (child, _NOTHING):
+            continue
+        done = known.get(key)
+        if isinstance(done, dict):
+            if child and not _is_explained(child, other if isinstance(other, dict) else _NOTHING, done):
+                return False
+        elif done is None or (child and done == "changed"):
+            return False
+    return True
 
 
 def _is_kept(node: Fields, kept: Sequence[Fields]) -> bool:
@@ -361,67 +406,17 @@ def _is_kept(node: Fields, kept: Sequence[Fields]) -> bool:
     return any(not fields or fields == node for fields in kept)
 
 
-def _not_kept(node: Fields, kept: Sequence[Fields]) -> list[tuple[str, Fields, list[Fields]]]:
-    """What of ``node`` is not in ``kept`` as it is: each with that part of it that ``kept`` has."""
-    first = kept[0] if kept else _NOTHING
-    found: list[tuple[str, Fields, list[Fields]]] = []
-    for key, child in [(key, child) for key, child in node.items() if first.get(key) != child]:
-        # By its own key and no other: what may be the item is not enough to say that it is still owned.
-        further: list[Fields] = [inner for fields in kept if isinstance(inner := fields.get(key), dict)]
-        if isinstance(child, dict) and not (further and _is_kept(child, further)):
-            found.append((key, child, further))
-    return found
-
-
-def _lost(
-    node: Fields, kept: Sequence[Fields], sides: _Sides, place: Path, changes: Sequence[tuple[Path, Change]]
-) -> bool:
-    """Whether something of ``node``, which ``kept`` has not as it is, is in none of it though its value is the same.
-
-    ``changes`` are those below ``place``, with their paths.
-    """
-    depth = len(place)
-    for key, child, further in _not_kept(node, kept):
-        element = key[2:] if key.startswith("f:") else element_of(key)
-        if element is None:
-            continue
-        if isinstance(element, str):
-            here = [pair for pair in changes if pair[0][depth] == element]
-        else:
-            here = [pair for pair in changes if _same(pair[0][depth], element)]
-        # Only what a change tells exactly needs no look at the values.
-        if here and not here[0][1].is_shared:
-            path, change = here[0]
-            if len(path) > depth + 1:
-                if _lost(child, further, sides, (*place, element), here):
-                    return True
-                continue
-            if not child or change.operation != "changed":
-                continue
-        held = sides.at((*place, element))
-        if held is not None and _lost_in(child, further, *held):
-            return True
-    return False
-
-
-def _same(one: Element, other: Element) -> bool:
-    """Whether two items have the same keys, by type and value, in the same order."""
-    if isinstance(one, Item) and isinstance(other, Item):
-        return one.keys == other.keys and all(
-            type(a) is type(b) for (_, a), (_, b) in zip(one.keys, other.keys, strict=True)
-        )
-    return False
-
-
-def _lost_in(node: Fields, kept: Sequence[Fields], old: HeldValue, new: HeldValue) -> bool:
-    """As :func:`_lost`, by the values themselves."""
+def _lost(node: Fields, kept: Sequence[Fields], old: HeldValue, new: HeldValue) -> bool:
+    """Whether something of ``node``, which ``kept`` has not as it is, is in none of it though its value is the same."""
     if not node:
         return strictly_equal(old.value, new.value)
-    for key, child, further in _not_kept(node, kept):
-        if (element := element_of(key)) is None:
+    for key, child in node.items():
+        # By its own key and no other: what may be the item is not enough to say that it is still owned.
+        further = [inner for fields in kept if isinstance(inner := fields.get(key), dict)]
+        if not isinstance(child, dict) or _is_kept(child, further) or (element := element_of(key)) is None:
             continue
         before, after = old.step(element), new.step(element)
-        if before is not None and after is not None and _lost_in(child, further, before, after):
+        if before is not None and after is not None and _lost(child, further, before, after):
             return True
     return False
 

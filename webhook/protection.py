@@ -10,7 +10,7 @@ import msgspec
 from webhook import meta, tags
 from webhook.admission import ObjectRef, Review
 from webhook.case import Case, Context
-from webhook.diff import Change, Position, Union, diff, differing, select
+from webhook.diff import Change, Position, Union, differences, differing, select
 from webhook.fieldpath import PathSet
 from webhook.globs import Globs
 from webhook.lazyjson import LazyObject
@@ -190,7 +190,7 @@ def _changes(review: Review, subject: Subject, managers: Globs) -> list[Change]:
 
     The status is left out unless it is an ordinary field of the kind.
     """
-    old, new = subject.old or {}, subject.new or {}
+    old, new = ({} if side is None else side for side in (subject.old, subject.new))
     schema = Schema.told_by(subject.group, subject.kind, lambda: field_documents((old, new), managers))
     before, after = _differing(old, new, _NO_NOISE if _status_is_ordinary(review, subject) else _STATUS)
     ours: Any = old.get("metadata")
@@ -201,7 +201,7 @@ def _changes(review: Review, subject: Subject, managers: Globs) -> list[Change]:
         for metadata, side in ((ours, before), (theirs, after)):
             if meta.is_map(metadata):
                 side["metadata"] = {key: value for key, value in metadata.items() if key not in _SERVER_METADATA}
-    return diff(before, after, schema)
+    return differences(before, after, schema)
 
 
 def _differing(
