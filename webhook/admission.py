@@ -9,7 +9,6 @@ import copy
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -136,7 +135,7 @@ class Review:
         self.old: Mapping[str, Any] | None = None if old is None else LazyObject(old, _OLD_OBJECT)
         self._name = request.name
 
-    @cached_property
+    @property
     def name(self) -> str:
         """The object's name. A deletecollection names it in oldObject alone; a generateName may have none yet."""
         if self._name:

@@ -33,7 +33,7 @@ from webhook.lines import LineWriter, Stream, Turns, turns_file
 from webhook.metrics import Metrics
 from webhook.periodic import Periodic
 from webhook.readiness import FromThreads, Readiness, call_from_thread
-from webhook.reviewing import LOG_SECONDS, Alone, Reviewing, log_file, policy_source, wants_tracing
+from webhook.reviewing import LOG_SECONDS, Alone, Reviewing, log_file, policy_source, settle, wants_tracing
 from webhook.rotation import Terms
 from webhook.servers import Application, Server, bound, limit_files, listen
 from webhook.settings import Settings
@@ -210,6 +210,7 @@ class _Replica:
         await self._front.start(group)
         self._readiness.clear("listener")
         await self._front.looked.wait()
+        settle()
         if not self._readiness.ready.is_set():
             _log.warning("not ready yet; /readyz says why", extra={"data": self._addresses})
         await self._readiness.ready.wait()

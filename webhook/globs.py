@@ -61,7 +61,12 @@ class Globs:
 
     def matches(self, text: str) -> bool:
         """Whether any pattern matches the whole of ``text``; no pattern matches nothing."""
-        return text in self._exact or any(glob.matches(text) for glob in self._globs)
+        if text in self._exact:
+            return True
+        for glob in self._globs:  # noqa: SIM110 - this is asked for each manager of each object, and any() takes longer
+            if glob.matches(text):
+                return True
+        return False
 
     def __bool__(self) -> bool:
         return bool(self.patterns)

@@ -10,7 +10,7 @@ list, ``v:…`` a member of a set, ``.`` the container itself, ``{}`` a value ow
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
@@ -179,11 +179,14 @@ class Entry(msgspec.Struct, kw_only=True, dict=True):
     subresource: str | None = None
     raw: msgspec.Raw = msgspec.field(name="fieldsV1", default=_NULL)
 
-    @cached_property
+    @property
     def document(self) -> OwnedFields:
         """The fieldsV1 document as a position."""
-        raw = bytes(self.raw)
-        return _kept_document(raw) if len(raw) <= _KEPT_BYTES else _document(raw)
+        found: OwnedFields | None = self.__dict__.get("document")
+        if found is None:
+            raw = bytes(self.raw)
+            found = self.__dict__["document"] = _kept_document(raw) if len(raw) <= _KEPT_BYTES else _document(raw)
+        return found
 
     @property
     def fields(self) -> Fields:

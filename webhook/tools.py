@@ -17,8 +17,8 @@ from webhook.globs import Globs
 from webhook.lazyjson import LazyObject
 from webhook.listkeys import canonical_group
 
-_KIND: Final = ("apiVersion", "kind")
-_NAMES_AND_MARKS: Final = ("labels", "annotations", "name", "namespace")
+_KIND: Final = frozenset({"apiVersion", "kind"})
+_NAMES_AND_MARKS: Final = frozenset({"labels", "annotations", "name", "namespace"})
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 DECLARED_FIELDS: Final = "configsync.gke.io/declared-fields"
 OWN_PREFIX: Final = "driftwall.io/"
@@ -301,9 +301,7 @@ def bear_the_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         return False
     if "ownerReferences" in ours.raw or "ownerReferences" in theirs.raw:
         return False  # then it counts who wrote to them
-    return [one.raw.get(name) for name in _KIND] == [other.raw.get(name) for name in _KIND] and [
-        ours.raw.get(name) for name in _NAMES_AND_MARKS
-    ] == [theirs.raw.get(name) for name in _NAMES_AND_MARKS]
+    return _KIND.isdisjoint(one.differing(other)) and _NAMES_AND_MARKS.isdisjoint(ours.differing(theirs))
 
 
 def _is_copy(obj: Mapping[str, Any], marker: Marker) -> bool:

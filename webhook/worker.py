@@ -21,7 +21,7 @@ from webhook.errors import DriftwallError
 from webhook.lines import LineWriter, Stream, Turns
 from webhook.metrics import Metrics
 from webhook.readiness import Readiness
-from webhook.reviewing import LOG_SECONDS, Reviewing
+from webhook.reviewing import LOG_SECONDS, Reviewing, settle
 from webhook.servers import Server
 from webhook.tls import Swappable
 from webhook.worker_metrics import families
@@ -65,6 +65,7 @@ class Worker:
                 await server.accepting.wait()
                 # Bad policies are something to report, too; before they were looked at there is nothing to say.
                 await reviewing.policies.looked.wait()
+                settle()
                 self._readiness.on_change = self._tell
                 self._readiness.clear("listener")
                 async for message in messages:
