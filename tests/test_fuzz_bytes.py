@@ -203,7 +203,7 @@ def assert_answered(path: str, body: bytes, found: Any = None) -> None:
     assert isinstance(response["allowed"], bool)
     assert len(response.get("status", {}).get("message", "")) <= 1024
     if "patch" in response:
-        applied(json.loads(body)["request"]["object"], json.loads(base64.b64decode(response["patch"])))
+        applied(json.loads(base64.b64decode(response["patch"])), json.loads(body)["request"]["object"])
     for line in OUTSIDE.log.lines:
         assert b"\n" not in line
         assert all(len(text) <= MAX_TEXT for text in texts(json.loads(line)))

@@ -1,9 +1,11 @@
 """A real control plane for tests: etcd, kube-apiserver and kube-controller-manager on loopback. No pod ever runs."""
 
 import atexit
+import contextlib
 import hashlib
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -101,9 +103,24 @@ class ControlPlane:
         atexit.unregister(self.stop)
 
     def restart_api_server(self) -> None:
-        """Kill kube-apiserver and start it anew, where it was; returns once it serves."""
+        """Kill kube-apiserver, if it is there, and start it anew, where it was; returns once it serves."""
         assert self._servers is not None
         self._servers.restart_api_server()
+
+    def kill_api_server(self) -> None:
+        """Kill kube-apiserver, until `restart_api_server`."""
+        assert self._servers is not None
+        self._servers.kill_api_server()
+
+    @contextlib.contextmanager
+    def slow_api_server(self) -> Iterator[None]:
+        """A kube-apiserver that takes connections and answers none of them."""
+        assert self._servers is not None
+        self._servers.signal_api_server(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._servers.signal_api_server(signal.SIGCONT)
 
     def forget_versions(self) -> None:
         """Make etcd forget all versions but the newest, as the API server has it do every five minutes."""

@@ -63,6 +63,7 @@ class Replica:
     volumes: Mapping[str, Path]
     ready: bool = False
     told: float | None = None
+    killed: bool = False
     files: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
 
     @property
@@ -132,6 +133,11 @@ class Node:
         """Those that run and are not to end, ready or not."""
         return [replica for replica in tuple(self._replicas.values()) if replica.told is None]
 
+    def kill(self, replica: Replica) -> None:
+        """End a container with SIGKILL; as kubelet does, it is started again in its pod."""
+        replica.killed = True
+        replica.popen.kill()
+
     def _run(self) -> None:
         while not self._stop.wait(_ROUND):
             try:
@@ -163,7 +169,12 @@ class Node:
 
     def _tend(self, uid: str, replica: Replica, path: str, *, refresh: bool) -> None:
         code = replica.popen.poll()
-        if code is not None:
+        if code is not None and replica.killed:
+            self._take_away(uid)
+            self._free.remove(replica.host)
+            self._free.insert(0, replica.host)  # the pod keeps its address
+            self._start(uid, replica.pod)
+        elif code is not None:
             if replica.told is None or code != 0:
                 said = (replica.folder / "messages.jsonl").read_text()
                 self.problems.append(f"pod {replica.name} ended with {code}:\n{said}")

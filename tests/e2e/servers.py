@@ -1,6 +1,7 @@
 """The three servers of a control plane, with the flags that they are run with."""
 
 import json
+import os
 import re
 import subprocess
 import tempfile
@@ -97,14 +98,26 @@ class Servers:
             process.check()
 
     def restart_api_server(self) -> None:
-        """Kill kube-apiserver and start it anew, where it was; returns once it serves.
+        """Kill kube-apiserver, if it is there, and start it anew, where it was; returns once it serves.
 
         Raises processes.ProcessDiedError or processes.ConditionError, both with the end of a log.
         """
-        old = next(process for process in self._processes if process.name == self._binaries.kube_apiserver.name)
-        self._processes.remove(old)
-        old.kill()
+        self.kill_api_server()
         self._start_api_server()
+
+    def kill_api_server(self) -> None:
+        """Kill kube-apiserver."""
+        for process in self._of_api_server():
+            self._processes.remove(process)
+            process.kill()
+
+    def signal_api_server(self, number: int) -> None:
+        """Send kube-apiserver a signal."""
+        for process in self._of_api_server():
+            os.kill(process.pid, number)
+
+    def _of_api_server(self) -> list[processes.Process]:
+        return [process for process in self._processes if process.name == self._binaries.kube_apiserver.name]
 
     def compact(self, revision: int) -> None:
         """Make etcd forget what was before a revision, by its gateway for JSON."""

@@ -1,12 +1,16 @@
 """Policies as custom resources and as files, on the real API server: what takes effect, what does not, who may."""
 
 import json
+import ssl
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+
+from tests.serving import Client, review
 
 from . import processes
 from .api import ApiError, Object
@@ -249,6 +253,78 @@ def test_after_a_restart_of_the_api_server_it_goes_on(guarded: Cluster, driftwal
     guarded.write("flux", policy("kept", "warn"))
     guarded.plane.wait_for(guarded.edits, "the change after the restart")
     guarded.plane.wait_for(lambda: ready_says(driftwall) == (200, ["ok"]), "all to be well")
+
+
+def listings(plane: ControlPlane) -> Counter[str]:
+    """How often driftwall has asked for all objects of a kind, by resource."""
+    events = plane.audit_events("system:serviceaccount:driftwall-system:driftwall")
+    return Counter(event["objectRef"]["resource"] for event in events if event["verb"] == "list")
+
+
+@pytest.fixture
+def alone(cluster: Cluster, tmp_path: Path) -> Iterator[Driftwall]:
+    """A driftwall that is put in the way by nobody, and may complain."""
+    server = Driftwall(cluster.plane, tmp_path, flags=FLAGS)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def test_down_with_it_7_without_an_api_server_decisions_go_on_from_what_is_known(
+    guarded: Cluster, alone: Driftwall
+) -> None:
+    plane, driftwall = guarded.plane, alone
+    client = Client(
+        port=int(driftwall.url.rpartition(":")[2]), tls=ssl.create_default_context(cafile=str(driftwall.ca_file))
+    )
+    kept = {"metadata": {"name": "kept", "namespace": NAMESPACE}, "apiVersion": "v1", "kind": "ConfigMap"}
+    edit = review(
+        kind={"group": "", "version": "v1", "kind": "ConfigMap"},
+        resource={"group": "", "version": "v1", "resource": "configmaps"},
+        name="kept",
+        namespace=NAMESPACE,
+        oldObject=kept | {"data": {"a": "b"}},
+        object=kept | {"data": {"a": "changed"}},
+    )
+    scale = {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "web", "namespace": NAMESPACE}}
+    look_up = review(
+        kind={"group": "autoscaling", "version": "v1", "kind": "Scale"},
+        subResource="scale",
+        namespace=NAMESPACE,
+        oldObject=scale | {"spec": {"replicas": 1}},
+        object=scale | {"spec": {"replicas": 5}},
+    )
+
+    scaled = {"apiGroups": ["apps"], "resources": ["deployments/scale"]}
+    guarded.write("flux", policy("scaled", match={"resources": [scaled]}, protect={"fields": ["spec.replicas"]}))
+    guarded.accepted("driftpolicies", "scaled")
+
+    def goes_on(trouble: str) -> None:
+        answer = client.post(edit)
+        assert (answer.status, answer.json["response"]["allowed"]) == (200, False)
+        # Of what it cannot know it says so, in time, and lets nothing through.
+        answer = client.post(look_up)
+        assert (answer.status, trouble in answer.message) == (500, True), answer.body
+
+    with plane.slow_api_server():
+        goes_on("could not be looked up within 1 s; try again")
+    plane.wait_for(lambda: not guarded.edits(), "the policy still to be in force")
+    for number in range(20):
+        guarded.kubectl("admin", "-n", NAMESPACE, "create", "configmap", f"later-{number}")
+    before = listings(plane)
+    plane.kill_api_server()
+    try:
+        goes_on("could not be looked up: ")
+    finally:
+        plane.restart_api_server()
+    # What it had seen last is too old for the new one to go on from: 410 Gone, in the watch that it begins anew.
+    plane.wait_for(lambda: not guarded.edits(), "the policy still to be in force")
+    guarded.write("flux", policy("kept", "warn"))
+    plane.wait_for(guarded.edits, "the change after the restart")
+    plane.wait_for(lambda: ready_says(driftwall) == (200, ["ok"]), "all to be well")
+    assert listings(plane) >= before + Counter(driftpolicies=1, driftwallconfigs=1)
 
 
 # ── what does not ────────────────────────────────────────────────────────────────────────────────────────────────────
