@@ -3,7 +3,7 @@
 PYTHON ?= python3
 ARGS ?=
 UPGRADE ?=
-MINUTES ?= 30
+MINUTES ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,7 +26,7 @@ export PIP_NO_INPUT := 1
 .DELETE_ON_ERROR:
 # The checks run one after the other, also under `make -j`: the quick ones fail first and outputs do not mix.
 .NOTPARALLEL:
-.PHONY: help demo test lint unit e2e fuzz image-test bench bench-stalled format crds deploy rollout lock clean
+.PHONY: help demo test lint unit e2e fuzz soak image-test bench bench-stalled format crds deploy rollout lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,9 +54,12 @@ e2e: $(DEV) ## the tests against a real control plane, built the first time
 	$(PYTEST) tests/e2e $(ARGS)
 
 fuzz: $(DEV) ## the fuzz tests again and again, at random, for MINUTES (30)
-	end=$$(($$(date +%s) + 60 * $(MINUTES))); while [ $$(date +%s) -lt $$end ]; do \
+	end=$$(($$(date +%s) + 60 * $(or $(MINUTES),30))); while [ $$(date +%s) -lt $$end ]; do \
 		$(BIN)/python -m pytest -q --hypothesis-profile=fuzz tests/test_fuzz.py tests/test_fuzz_bytes.py $(ARGS) || exit 1; \
 	done
+
+soak: $(DEV) ## writes of every verdict through the API server, as many as go, for MINUTES (10)
+	$(BIN)/python -m tests.e2e.soak $(or $(MINUTES),10)
 
 image-test: $(DEV) ## build the image and start it; installs buildah and debootstrap with apt-get if they are missing
 	$(BIN)/python -m pytest tests/image $(ARGS)

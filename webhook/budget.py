@@ -1,8 +1,8 @@
 """How much memory the reviews that are being decided may take together, so that the kernel never has to kill.
 
 A body is counted by its declared length before it is read, or as it streams in, and once it is there by what its
-decision will take: a review of 18 MB of text takes twice that, one of 4 MB of empty maps sixty times. What does not fit
-is told to come again, and whatever was held is given back when the answer is out.
+decision will take: a review that is text takes twice its size, one that is a list of small numbers thirty times. What
+does not fit is told to come again, and whatever was held is given back when the answer is out.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Final, Self
 from webhook.errors import MalformedReview, Overloaded
 
 MIB: Final = 1024 * 1024
-# What a process takes beside reviews: 80 MiB when idle, 65 KB for each of 2,048 sockets (webhook.servers), 16 MiB each
-# of log lines that nobody reads (webhook.audit).
-BASE: Final = 232 * MIB
+# What a process takes beside reviews: 80 MiB when idle, 60 KiB for each of 2,048 sockets (webhook.servers), and 16 MiB
+# of lines that wait for whoever reads them, for each of stdout, stderr and the log's file (webhook.lines).
+BASE: Final = 248 * MIB
 # And what is never used: memory that was given back and is in pieces.
 MARGIN: Final = 0.1
 # However little there is, one write of 3 MiB to an object of 1.5 MiB, the largest that etcd keeps, can be decided.
@@ -30,11 +30,11 @@ MOST: Final = 2048 * MIB
 _KEPT: Final = 1 / 8
 _ORDINARY: Final = MIB
 
-# Bytes of memory for each byte of the worst body (a list of empty maps: 61). What fits even so is not looked at closer.
-WORST: Final = 64
+# Bytes of memory for each byte of the worst body (numbers of one digit: 33). What fits even so is not looked at closer.
+WORST: Final = 48
 # And for each of what a body is made of: a byte of text, an item or key, a map or list. One character beyond Latin-1
 # makes every character of its text take up to four bytes.
-_TEXT, _WIDE_TEXT, _ITEM, _CONTAINER = 2, 6, 56, 170
+_TEXT, _WIDE_TEXT, _ITEM, _CONTAINER = 2, 6, 120, 40
 _WIDE: Final = re.compile(rb"[\x80-\xff]|\\u(?!00)")
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")

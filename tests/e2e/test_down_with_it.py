@@ -612,7 +612,7 @@ def test_10_at_its_limit_of_memory_it_says_503_and_the_kernel_kills_nobody(
             response = http.client.HTTPResponse(upload)
             response.begin()
             assert json.loads(response.read())["response"]["allowed"] is True
-        # What takes sixty times its size.
+        # What takes many times its size.
         maps = json.dumps(review(object={**review()["request"]["object"], "data": "HERE"}))
         bodies = [maps.replace('"HERE"', f"[{'{},' * count}{{}}]").encode() for count in (2**18, 2**20, 2**22)]
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
