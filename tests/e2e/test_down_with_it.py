@@ -91,9 +91,10 @@ def client_of(place: Guarded, server: Driftwall) -> Client:
 
 
 def metric(server: Driftwall, name: str) -> float:
-    lines = [line for line in server.metrics().splitlines() if line.startswith(f"driftwall_{name} ")]
-    assert lines, name
-    return float(lines[0].rpartition(" ")[2])
+    samples = (line.rpartition(" ") for line in server.metrics().splitlines())
+    values = [float(value) for sample, _, value in samples if sample.partition("{")[0] == f"driftwall_{name}"]
+    assert values, name
+    return sum(values)
 
 
 def readiness(server: Driftwall) -> tuple[int, str]:
