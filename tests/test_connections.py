@@ -167,8 +167,21 @@ def test_whoever_never_reads_its_answers_is_cut_off(
     monkeypatch.setattr(connections, "ANSWER_SECONDS", SHORT)
     application.length = 100 * MAX_UNREAD
     with connected(client) as deaf:
-        deaf.sendall(GET * 20)
         assert is_cut_off(deaf, GET)
+
+
+def test_few_requests_are_answered_in_order_and_many_before_their_answers_are_a_mistake(client: Client) -> None:
+    with connected(client) as patient, connected(client) as hasty:
+        patient.sendall(GET * 5)
+        with patient.makefile("rb") as answers:
+            for _ in range(5):
+                assert answers.readline() == b"HTTP/1.1 200 OK\r\n"
+                while answers.readline() != b"\r\n":
+                    pass
+                assert answers.read(2) == b"xx"
+        hasty.sendall(GET * 1000)
+        with hasty.makefile("rb") as answers:
+            assert b"HTTP/1.1 400 Bad Request\r\n" in answers.read()
 
 
 def test_a_connection_that_was_reset_is_not_kept_in_memory(client: Client) -> None:

@@ -29,6 +29,11 @@ MAX_HEADERS: Final = 64 * 1024
 MAX_UNREAD: Final = 64 * 1024
 
 
+# Requests that are sent before the answer to the one before. No API server does that, and for each answer that goes out
+# uvicorn reads as many of them as there are.
+MAX_AHEAD: Final = 8
+
+
 class Connection(HttpToolsProtocol):
     """Knows by when something has to happen on it; :func:`close_late` sees to it.
 
@@ -68,7 +73,12 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
 
     def on_message_begin(self) -> None:
-        """Begin to wait for the headers."""
+        """Begin to wait for the headers.
+
+        Raises ValueError where too many requests wait already: the parser makes a mistake of the caller's of it.
+        """
+        if len(self.pipeline) > MAX_AHEAD:
+            raise ValueError("too many requests before their answers")
         super().on_message_begin()
         self._idle = False
         self._due = self.loop.time() + HEADERS_SECONDS
@@ -115,11 +125,13 @@ class Connection(HttpToolsProtocol):
 
     def close_if_late(self, now: float) -> None:
         """Close it if it was idle for long enough; abort it if what it waits for is overdue."""
+        if self._due == math.inf and self.transport.is_closing():
+            self._due = now + ANSWER_SECONDS  # for what was not read yet
         if now < self._due and now < self._stalled:
             return
         if self._idle and now < self._stalled and not self.transport.is_closing():
             self.transport.close()
-            self._due = now + ANSWER_SECONDS  # for what was not read yet
+            self._due = math.inf
         else:
             self.transport.abort()
 

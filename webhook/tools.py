@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from webhook import meta
+from webhook.errors import MalformedReview
 from webhook.fieldpath import PathSet
 from webhook.globs import Globs
 from webhook.lazyjson import LazyObject
@@ -101,7 +102,7 @@ def _config_sync_object(annotations: Mapping[str, str], me: Identity) -> bool:
 
 
 def _value(key: str) -> Callable[[Mapping[str, str], Mapping[str, str]], str]:
-    return lambda labels, annotations: annotations.get(key) or labels.get(key) or ""
+    return lambda labels, annotations: str(annotations.get(key) or labels.get(key) or "")
 
 
 def _joined(first: str, second: str) -> Callable[[Mapping[str, str], Mapping[str, str]], str]:
@@ -260,7 +261,11 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def claims(obj: Mapping[str, Any], markers: Iterable[Marker] = MARKERS) -> list[Claim]:
-    """The tools that manage ``obj`` by their markers, in the order of ``markers``; empty for an unmanaged object."""
+    """The tools that manage ``obj`` by their markers, in the order of ``markers``; empty for an unmanaged object.
+
+    Raises:
+        MalformedReview: a marker is no text.
+    """
     labels, annotations = meta.labels_of(obj), meta.annotations_of(obj)
     if not labels and not annotations:
         return []
@@ -286,6 +291,9 @@ def _has(there: Mapping[str, Any], wanted: Mapping[str, str | None]) -> bool:
         found = there.get(key)
         if not found or (value is not None and found != value):
             return False
+        if not isinstance(found, str):
+            # No API server sends such a thing, so it is nobody's write; "unmanaged" would be an allow.
+            raise MalformedReview(f"the value of {key} must be a string, as in every label and annotation")
     return True
 
 

@@ -117,7 +117,7 @@ class Shop:
 
 # What is written, and the status that it is to have; the number is the write's.
 WRITES: Mapping[str, tuple[int, Callable[[Shop, int], tuple[int, str]]]] = {
-    "denied": (403, lambda shop, write: shop.patch("alice", shop.named("web"), port=str(write))),
+    "denied": (403, lambda shop, write: shop.patch("alice", shop.named("web"), port=f"of-alice-{write}")),
     "not declared": (200, lambda shop, write: shop.patch("alice", shop.named("web"), note=str(write))),
     "warned": (200, lambda shop, write: shop.patch("alice", shop.named("web", WARNED), port=str(write))),
     "tagged": (200, lambda shop, write: shop.patch("alice", shop.named("web", TAGGED), port=str(write))),
