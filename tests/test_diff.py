@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -299,6 +301,66 @@ def test_two_objects_differ_exactly_where_a_naive_comparison_finds_a_difference(
         assert any(place[: len(above)] == above for above in told), place
     for place in told:
         assert any(below[: len(place)] == place for below in differing), place
+
+
+def undecoded(value: dict[str, Any], **written: Any) -> dict[str, Any]:
+    """The fields of ``value`` as bytes, the way that ``written`` says."""
+    return dict(msgspec.json.decode(json.dumps(value, **written), type=dict[str, msgspec.Raw]))
+
+
+WAYS = ({"separators": (",", ":")}, {"ensure_ascii": False, "indent": 1}, {"sort_keys": True})
+
+
+def told_of(changes: list[Change]) -> list[tuple[str, str, str, str]]:
+    def shown(value: object) -> str:
+        return "ABSENT" if value is ABSENT else text(value)
+
+    return sorted((change.text, change.operation, shown(change.old), shown(change.new)) for change in changes)
+
+
+@given(pairs(), st.sampled_from(WAYS), st.sampled_from(WAYS))
+def test_objects_that_are_not_decoded_differ_as_decoded_ones_do_however_they_are_written(
+    pair: tuple[Map, dict[str, Any], dict[str, Any]], one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    shape, old, new = pair
+    documents = [{"f:x": shapes.fields_of(shape, side)} for side in (old, new)]
+    for schema in (schema_of(*documents), NOTHING_KNOWN):
+        found = diff(undecoded({"x": old}, **one), undecoded({"x": new}, **other), schema)
+        assert told_of(found) == told_of(diff({"x": old}, {"x": new}, schema))
+        assert diff(undecoded({"x": old}, **one), undecoded({"x": old}, **other), schema) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('{"a":1}', '{"a":1.0}'),
+        ('{"a":1}', '{"a":true}'),
+        ('{"a":0}', '{"a":false}'),
+        ('{"a":"1"}', '{"a":1}'),
+        ('{"a":null}', "{}"),
+        ('{"a":[1]}', '{"a":[1.0]}'),
+        ('{"a":1000}', '{"a":1e3}'),
+    ],
+)
+def test_types_are_strict_where_nothing_is_decoded_yet(old: str, new: str) -> None:
+    before, after = (msgspec.json.decode(f'{{"x":{side}}}', type=dict[str, msgspec.Raw]) for side in (old, new))
+    assert [change.text for change in diff(before, after, NOTHING_KNOWN)] == ["x.a"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('{"a":"A"}', '{"a":"\\u0041"}'),
+        ('{"a":1e3}', '{"a":1000.0}'),
+        ('{"a":1,"b":2}', '{"b":2, "a":1}'),
+        ('{"a":1}', '{"a":2,"a":1}'),
+        ('{"a":1}', '{"\\u0061":1}'),
+        ('{"a":[{"b":"x"}]}', '{ "a" : [ {"b": "\\u0078" } ] }'),
+    ],
+)
+def test_the_same_value_in_other_bytes_is_no_difference(old: str, new: str) -> None:
+    before, after = (msgspec.json.decode(f'{{"x":{side}}}', type=dict[str, msgspec.Raw]) for side in (old, new))
+    assert diff(before, after, NOTHING_KNOWN) == []
 
 
 @given(pairs())

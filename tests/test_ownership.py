@@ -4,10 +4,14 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from webhook.diff import Position
+from tests import shapes
+from webhook.diff import Position, differences
 from webhook.fieldpath import Index, Item, Member, Path
 from webhook.globs import Globs
+from webhook.listkeys import Schema
 from webhook.ownership import HeldValue, OwnedFields, declared, disowned, field_documents, owned
 from webhook.tools import DECLARED_FIELDS, LAST_APPLIED
 
@@ -293,6 +297,36 @@ def test_ownership_of_a_changed_field_moves_and_is_not_lost() -> None:
     assert not lost(before, without_item, {"a": 1})
     assert lost(before, without_item, {"a": 2, "l": SPEC["l"]})
     assert lost(before, without_item, {"a": 1, "l": [{"name": "y"}, {"name": "x", "v": 2}]})
+
+
+@st.composite
+def takings(draw: st.DrawFn) -> tuple[shapes.Shape, Any, Any, Any, Any]:
+    """A shape, two values of it, what was owned of the first, and what is still owned of it."""
+    shape = draw(shapes.map_shapes)
+    old, other = draw(shapes.values(shape)), draw(shapes.values(shape))
+    new = {name: draw(st.sampled_from([value, other.get(name, value)])) for name, value in old.items()}
+    fields = shapes.fields_of(shape, old)
+    return shape, old, new, fields, draw(remaining(fields))
+
+
+@st.composite
+def remaining(draw: st.DrawFn, fields: Any) -> Any:
+    kept = {key: node for key, node in fields.items() if draw(st.integers(0, 4))}
+    return {key: draw(remaining(node)) if node and draw(st.booleans()) else node for key, node in kept.items()}
+
+
+@given(takings())
+def test_what_is_known_of_the_changes_makes_no_difference_to_what_ownership_is_lost(
+    taking: tuple[shapes.Shape, Any, Any, Any, Any],
+) -> None:
+    _, old, new, before, after = taking
+    one, other = (
+        widget(entry("kustomize-controller", {"f:spec": fields}), spec=spec)
+        for fields, spec in ((before, old), (after, new))
+    )
+    schema = Schema.of("example.com", "Widget", [{"f:spec": before}])
+    found = differences({"spec": old}, {"spec": new}, schema)
+    assert disowned(one, other, FLUX, found) is disowned(one, other, FLUX)
 
 
 def test_ownership_of_an_item_is_kept_by_its_own_key_alone() -> None:
