@@ -132,7 +132,6 @@ SLOW = {
     "silence in the middle of the headers": (POST, b""),
     "silence in the middle of a body": (POST + b"Content-Length: 100000\r\n\r\n{", b""),
     "requests ahead of their answers": (GET * 1000, GET * 1000),
-    "requests whose answers are not read": (b"", GET),
 }
 HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
 
