@@ -16,7 +16,7 @@ import pytest
 from tests.following import wait_for
 from tests.serving import PATIENCE, Certificates, Client, certificates, serving
 from webhook import connections, servers
-from webhook.connections import MAX_HEADERS, MAX_UNREAD, Connection
+from webhook.connections import MAX_AHEAD, MAX_HEADERS, MAX_UNREAD, Connection
 from webhook.server import Receive, Scope, Send
 
 GET = b"GET / HTTP/1.1\r\nHost: driftwall\r\n\r\n"
@@ -171,10 +171,10 @@ def test_whoever_never_reads_its_answers_is_cut_off(
     client: Client, application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "ANSWER_SECONDS", SHORT)
-    application.length = 1000 * MAX_UNREAD  # more than the kernel keeps for a reader
+    application.length = 200 * MAX_UNREAD
     before = in_memory()
     with connected(client) as deaf:
-        deaf.sendall(GET * 2)  # the first fills what there is between here and there
+        deaf.sendall(GET * MAX_AHEAD)  # the first ones fill what there is between here and there
         assert deaf.recv(12) == b"HTTP/1.1 200"
         wait_for(lambda: in_memory() <= before, "the connection to be forgotten, and its answer with it")
 
@@ -209,14 +209,15 @@ def test_one_connection_too_many_ends_the_one_that_is_idle_the_longest(
     monkeypatch.setattr(servers, "MAX_CONNECTIONS", 3)
     with serving(application, made) as client, contextlib.ExitStack() as stack:
         busy, oldest, used = (stack.enter_context(connected(client)) for _ in range(3))
-        busy.sendall(b"POST / HTTP/1.1\r\nHost: driftwall\r\nContent-Length: 2\r\n\r\nx")
+        busy.sendall(b"POST / HTTP/1.1\r\nHost: driftwall\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        assert busy.recv(1000).startswith(b"HTTP/1.1 100 ")  # so it is known to be busy
         assert answers(oldest)
         assert answers(used)
         with connected(client) as newest:
             assert is_closed(oldest)
             assert answers(newest)
             assert answers(used)
-        busy.sendall(b"x")
+        busy.sendall(b"xx")
         assert is_answered(busy)
 
 
