@@ -352,7 +352,7 @@ def watched(custom: Installed) -> set[str]:
 def scalable_widgets() -> Object:
     """A kind of one's own that can be scaled, and the role for it that the page shows."""
     blocks = re.findall(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL)
-    (shown,) = (block for block in blocks if "kind: ClusterRole" in block)
+    (shown,) = (block for block in blocks if "name: driftwall-rollouts" in block)
     role = yaml.safe_load(shown)
     role["rules"] = [{**rule, "apiGroups": ["e2e.example.com"], "resources": ["widgets"]} for rule in role["rules"]]
     name = role["metadata"]["name"]

@@ -374,7 +374,7 @@ def test_one_that_got_in_while_driftwall_was_away_never_takes_effect_and_says_wh
     assert (condition["status"], condition["reason"]) == ("False", "Invalid")
     assert condition["message"] == f"{problem}\nIts last good version stays in force until driftwall restarts."
     assert guarded.accepted("driftpolicies", "new")["message"].endswith("\nIt is not in force.")
-    rows = guarded.kubectl("alice", "get", "driftpolicies", "--no-headers").splitlines()
+    rows = guarded.kubectl("alice", "get", "driftpolicies", "kept", "new", "--no-headers").splitlines()
     assert [row.split()[3] for row in rows] == ["False", "False"]
     status, lines = ready_says(driftwall)
     assert (status, lines[0], lines[2]) == (200, "ok", f"policies: {problem}")
