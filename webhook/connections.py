@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable
+from time import monotonic
 from typing import Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -44,7 +45,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *, most: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._most = most
-        # When it is late, by the clock of the event loop.
+        # When it is late, by a clock that tells the oldest apart: the event loop counts in milliseconds.
         self._due = self._stalled = math.inf
         # Whether it waits for a request, and nothing of one has come.
         self._idle = False
@@ -81,13 +82,13 @@ class Connection(HttpToolsProtocol):
             raise ValueError("too many requests before their answers")
         super().on_message_begin()
         self._idle = False
-        self._due = self.loop.time() + HEADERS_SECONDS
+        self._due = monotonic() + HEADERS_SECONDS
 
     def on_headers_complete(self) -> None:
         """Begin to wait for the body."""
         super().on_headers_complete()
         self._overhead = 0
-        self._due = self.loop.time() + BODY_SECONDS
+        self._due = monotonic() + BODY_SECONDS
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
@@ -114,7 +115,7 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Begin to wait for the reader."""
         super().pause_writing()
-        self._stalled = self.loop.time() + ANSWER_SECONDS
+        self._stalled = monotonic() + ANSWER_SECONDS
 
     def resume_writing(self) -> None:
         """Go on."""
@@ -137,7 +138,7 @@ class Connection(HttpToolsProtocol):
 
     def _rest(self) -> None:
         self._idle = True
-        self._due = self.loop.time() + KEEP_ALIVE_SECONDS
+        self._due = monotonic() + KEEP_ALIVE_SECONDS
 
     def _make_room(self) -> None:
         others = cast("set[Connection]", self.connections)

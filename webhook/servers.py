@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any, Final
 
@@ -106,7 +107,7 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Look after the connections, once a second: uvicorn calls this ten times as often."""
         if counter % 10 == 0:
-            close_late(self.server_state.connections, asyncio.get_running_loop().time())
+            close_late(self.server_state.connections, time.monotonic())
         return await super().on_tick(counter)
 
     async def run_to_end(self) -> None:
