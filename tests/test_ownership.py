@@ -329,6 +329,13 @@ def test_what_is_known_of_the_changes_makes_no_difference_to_what_ownership_is_l
     assert disowned(one, other, FLUX, found) is disowned(one, other, FLUX)
 
 
+def test_entries_that_no_api_server_writes_are_looked_at_all_the_same() -> None:
+    odd, kept = (entry("kustomize-controller", fields) for fields in ({"f:spec": "text"}, LABEL))
+    one, other = widget(odd, spec={"a": 1}), widget(kept, spec={"a": 2})
+    found = differences({"spec": {"a": 1}}, {"spec": {"a": 2}}, Schema.of("example.com", "Widget", []))
+    assert disowned(one, other, FLUX, found) is disowned(one, other, FLUX)
+
+
 def test_ownership_of_an_item_is_kept_by_its_own_key_alone() -> None:
     other_keys: dict[str, Any] = {"f:spec": {"f:a": {}, "f:l": {'k:{"id":1}': {}}, "f:absent": {}}}
     assert lost(entry("kustomize-controller", OWNED), entry("kustomize-controller", other_keys))

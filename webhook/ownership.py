@@ -397,7 +397,9 @@ def _is_explained(node: Fields, kept: Fields, known: _Places) -> bool:
             continue
         done = known.get(key)
         if isinstance(done, dict):
-            if child and not _is_explained(child, other if isinstance(other, dict) else _NOTHING, done):
+            # What no API server writes is left to the closer look.
+            below = other if isinstance(other, dict) else _NOTHING
+            if child and not (isinstance(child, dict) and _is_explained(child, below, done)):
                 return False
         elif done is None or (child and done == "changed"):
             return False
