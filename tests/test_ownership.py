@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import shapes
-from webhook.diff import Position, differences
+from webhook.diff import differences
+from webhook.disowning import disowned
 from webhook.fieldpath import Index, Item, Member, Path
 from webhook.globs import Globs
 from webhook.listkeys import Schema
-from webhook.ownership import HeldValue, OwnedFields, declared, disowned, field_documents, owned
+from webhook.ownership import HeldValue, OwnedFields, declared, field_documents, owned
+from webhook.selection import Position
 from webhook.tools import DECLARED_FIELDS, LAST_APPLIED
 
 FLUX = Globs(["kustomize-controller"])

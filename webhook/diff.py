@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice, repeat, zip_longest
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Raw
 
+from webhook.equality import Known, strictly_equal
 from webhook.fieldpath import Element, Identity, Index, Item, Member, Path, format_path, identity
 from webhook.lazyjson import LazyObject, decoded, split
 from webhook.listkeys import ATOMIC, KEY_DEFAULTS, KEYED_BY, SET, ListType, Schema
@@ -30,9 +31,6 @@ class _Absent:
 ABSENT: Final = _Absent()
 
 
-#: What strictly_equal found of pairs of containers, by their ids: for as long as they live.
-_Known: TypeAlias = dict[tuple[int, int], bool]
-
 #: Changes that one diff tells of. A person's edit has a few; more of them are told as changes of what holds them.
 MAX_CHANGES: Final = 1000
 #: Levels of which each compares all below it, at C speed: a CronJob's environment variable is 12 deep. Further down,
@@ -48,7 +46,7 @@ class _Scope(NamedTuple):
     """What all changes of one diff share."""
 
     schema: Schema
-    known: _Known
+    known: Known
 
 
 class Change:
@@ -57,13 +55,13 @@ class Change:
     ``is_shared`` tells that it is in an item of a list whose key another item may have, too.
     """
 
-    __slots__ = ("_above", "_element", "_level", "_new", "_old", "_path", "_scope", "_text", "_unsure", "is_shared")
+    __slots__ = ("_above", "_level", "_new", "_old", "_path", "_scope", "_text", "_unsure", "element", "is_shared")
 
     def __init__(self, old: Any, new: Any, element: Element, above: Change | None, scope: _Scope) -> None:
         self._old = old
         self._new = new
         # A path is made when it is asked for: a hostile object has a hundred thousand places, hundreds of levels deep.
-        self._element = element
+        self.element = element
         self._above = above
         self._scope = scope
         self._level: int = 0 if above is None else above._level + 1
@@ -111,7 +109,7 @@ class Change:
         elements: list[Element] = []
         change = self
         while change._path is None and change._above is not None:
-            elements.append(change._element)
+            elements.append(change.element)
             change = change._above
         elements.reverse()
         return [*(change._path or ()), *elements]
@@ -153,7 +151,7 @@ class Change:
     def _list_type(self) -> ListType:
         return self._scope.schema.list_type_at(self._elements())
 
-    def _known(self) -> _Known | None:
+    def _known(self) -> Known | None:
         return None if self._level < QUICK_LEVELS else self._scope.known
 
     def _fields(self, old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
@@ -194,68 +192,6 @@ def _dict(value: Any) -> dict[str, Any]:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-_encode: Final = msgspec.json.Encoder().encode
-
-
-def strictly_equal(old: Any, new: Any, known: _Known | None = None) -> bool:
-    """Equality of JSON values by type and value.
-
-    With ``known``, no pair of containers is compared twice: a difference hundreds of levels deep is looked for as many
-    times. Without, containers are compared at C speed.
-    """
-    if old is new:
-        return True
-    kind = type(old)
-    if kind is not type(new):
-        return False
-    if kind is not dict and kind is not list:
-        return _same_objects(old, new) if kind is LazyObject else bool(old == new)
-    if known is not None:
-        return _equal_once(old, new, known)
-    # Python takes 1, 1.0 and true for equal, and never equal values for different. What it takes for equal is equal if
-    # it reads the same; it may still be, if its maps are in another order.
-    if old != new:
-        return False
-    return _encode(old) == _encode(new) or _equal_once(old, new, {})
-
-
-def _equal_once(old: Any, new: Any, known: _Known) -> bool:
-    if len(old) != len(new) or (type(old) is dict and old.keys() != new.keys()):
-        return False
-    pair = (id(old), id(new))
-    if pair in known:
-        return known[pair]
-    equal = True
-    # A loop rather than all(): one frame a level, so that what the parser can nest can be compared.
-    pairs = zip(old, new, strict=True) if type(old) is list else ((old[key], new[key]) for key in old)
-    for before, after in pairs:
-        if before is after:
-            continue
-        kind = type(before)
-        if kind is not type(after) or not (
-            _equal_once(before, after, known) if kind is dict or kind is list else before == after
-        ):
-            equal = False
-            break
-    known[pair] = equal
-    return equal
-
-
-def _same_objects(old: LazyObject, new: LazyObject) -> bool:
-    if old.raw.keys() != new.raw.keys():
-        return False
-    ours, theirs = old.get("metadata"), new.get("metadata")
-    # A number that tells most changes, so that nothing larger has to be decoded.
-    counted = isinstance(ours, LazyObject) and isinstance(theirs, LazyObject)
-    if counted and ours.get("generation") != theirs.get("generation"):
-        return False
-    return all(_same_values(old.raw[name], new.raw[name]) for name in old.differing(new))
-
-
-def _same_values(before: Raw, after: Raw) -> bool:
-    return strictly_equal(decoded(before), decoded(after))
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -437,91 +373,3 @@ def _element(before: Any, after: Any, list_type: ListType) -> Element:
     if list_type == SET:
         return Member(item)
     return Item(tuple([(name, item.get(name, KEY_DEFAULTS.get(name))) for name in list_type]), (before, after))
-
-
-class Position(Protocol):
-    """A place in a set of protected fields, reached by stepping along a path."""
-
-    @property
-    def covers(self) -> bool:
-        """Whether this place and all below it are in the set."""
-
-    @property
-    def owns_container(self) -> bool:
-        """Whether the container here is in the set, though not all that it holds."""
-
-    def step(self, element: Element) -> Position | None:
-        """The position one element further; None if nothing below it is in the set."""
-
-
-class Union:
-    """What is in any of several sets."""
-
-    __slots__ = ("_parts", "covers", "owns_container")
-
-    def __init__(self, parts: Iterable[Position]) -> None:
-        self._parts = tuple(parts)
-        self.covers = any(part.covers for part in self._parts)
-        self.owns_container = any(part.owns_container for part in self._parts)
-
-    def step(self, element: Element) -> Position | None:
-        """See :class:`Position`."""
-        parts = [part for position in self._parts if (part := position.step(element)) is not None]
-        if len(parts) == 1:
-            return parts[0]
-        return Union(parts) if parts else None
-
-
-def select(changes: Iterable[Change], wanted: Position, ignored: Position | None = None) -> list[Change]:
-    """The changes that touch ``wanted`` in a place that is not in ``ignored``, in their order.
-
-    An added container is reported by those of its parts that are wanted, if they are not very many; anything else by
-    its own path.
-    """
-    found: list[Change] = []
-    for change in changes:
-        path = change.path
-        position = _at(wanted, path)
-        if position is not None:
-            touched = _touched(change, position, _at(ignored, path) if ignored is not None else None)
-            found += touched if len(found) + len(touched) <= MAX_CHANGES else [change] if touched else []
-    return found
-
-
-def _at(position: Position, path: Path) -> Position | None:
-    """Where ``path`` leads to; None if nothing there is in the set."""
-    for element in path:
-        if position.covers:
-            break
-        inner = position.step(element)
-        if inner is None:
-            return None
-        position = inner
-    return position
-
-
-def _touched(change: Change, wanted: Position, ignored: Position | None) -> list[Change]:
-    if ignored is not None and ignored.covers:
-        return []
-    if wanted.covers and ignored is None:
-        return [change]
-    if (wanted.covers or wanted.owns_container) and _replaced(change, ignored):
-        return [change]
-    found: list[Change] = []
-    is_scalar = True
-    for child in change.expand():
-        is_scalar = False
-        element = child._element
-        inner = wanted if wanted.covers else wanted.step(element)
-        if inner is not None:
-            found += _touched(child, inner, ignored.step(element) if ignored is not None else None)
-        if found and (change.old is not ABSENT or len(found) > MAX_CHANGES):
-            return [change]
-    return [change] if is_scalar and wanted.covers else found
-
-
-def _replaced(change: Change, ignored: Position | None) -> bool:
-    """Whether the container itself is gone, or something of another type is in its place."""
-    if change.new is ABSENT and ignored is not None:
-        return False  # what it held may have been all ignored
-    return change.old is not ABSENT and type(change.old) is not type(change.new)

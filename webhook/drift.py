@@ -18,7 +18,7 @@ from webhook import admission, meta, tags
 from webhook.admission import Review
 from webhook.breakglass import read_time
 from webhook.case import Case, Context, candidates_of, claims_of, is_meant
-from webhook.diff import ABSENT, Change, Position, Union, diff, select
+from webhook.diff import ABSENT, Change, diff
 from webhook.drift_model import BY_MANIFEST, BY_OWNERSHIP, BY_TAG, SET, SEVERITIES, DriftedField, Target
 from webhook.fieldpath import Path, PathSet, format_path
 from webhook.foreign import (
@@ -37,6 +37,7 @@ from webhook.listkeys import Schema
 from webhook.ownership import HeldValue, OwnedFields, field_documents, last_applied
 from webhook.policy import Candidate, Policy, Snapshot
 from webhook.protection import Facts, judge
+from webhook.selection import Position, Union, select
 from webhook.subject import Objects, subject_of
 from webhook.tools import DECLARED_FIELDS, LAST_APPLIED, OWN_PREFIX, Claim, claims
 

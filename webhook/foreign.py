@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from webhook import meta
 from webhook.breakglass import read_time
-from webhook.diff import ABSENT, strictly_equal
+from webhook.diff import ABSENT
+from webhook.equality import strictly_equal
 from webhook.fieldpath import Item, Member, Path
 from webhook.globs import Globs
 from webhook.listkeys import KEY_DEFAULTS

@@ -9,11 +9,11 @@ from webhook import breakglass, meta
 from webhook.admission import ObjectRef
 from webhook.breakglass import BreakGlass, Opening
 from webhook.case import Case, Context, is_meant
-from webhook.diff import Position
 from webhook.fieldpath import Path
 from webhook.ownership import made_by_controller
 from webhook.policy import ENFORCE, Candidate, Policy
 from webhook.protection import Note
+from webhook.selection import Position
 from webhook.subject import is_namespace, look_up
 
 

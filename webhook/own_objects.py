@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from webhook import meta
 from webhook.admission import ObjectRef, Review
-from webhook.diff import strictly_equal
 from webhook.documents import Document, Problem
+from webhook.equality import strictly_equal
 from webhook.policy import OWN_GROUP, OWN_RULE
 from webhook.policy_compiler import compile_documents
 from webhook.policy_schema import API_VERSION, CONFIG_KIND, POLICY_KIND

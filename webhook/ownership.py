@@ -1,7 +1,7 @@
 """Which fields of an object its GitOps tool declared.
 
-Three sources, each a :class:`~webhook.diff.Position` to step along a path with: the tool's entries in managedFields,
-the annotation last-applied-configuration, and Config Sync's annotation declared-fields.
+Three sources, each a :class:`~webhook.selection.Position` to step along a path with: the tool's entries in
+managedFields, the annotation last-applied-configuration, and Config Sync's annotation declared-fields.
 
 The format of fieldsV1 is that of sigs.k8s.io/structured-merge-diff: ``f:name`` a field, ``k:{…}`` an item of a keyed
 list, ``v:…`` a member of a set, ``.`` the container itself, ``{}`` a value owned whole.
@@ -11,22 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from webhook import meta
-from webhook.diff import Change, Position, Union, strictly_equal
 from webhook.fieldpath import Element, Identity, Index, Item, Member, identity
 from webhook.globs import Globs
 from webhook.lazyjson import LazyObject, decoded
 from webhook.listkeys import KEY_DEFAULTS, parse_item_key
+from webhook.selection import Position, Union
 from webhook.tools import DECLARED_FIELDS, LAST_APPLIED
 
 Fields = Mapping[str, Any]
 
-_NOTHING: Final[Fields] = {}
-_ENCODE: Final = msgspec.json.Encoder(order="deterministic").encode
 _NULL: Final = msgspec.Raw(b"null")
 _BRACE: Final = ord("{")
 # fieldsV1 documents that are kept decoded: both webhooks are shown one and the same for each write, and so is every
@@ -51,7 +49,7 @@ class OwnedFields:
         self.owns_container = "." in node
 
     def step(self, element: Element) -> OwnedFields | None:
-        """See :class:`webhook.diff.Position`."""
+        """See :class:`webhook.selection.Position`."""
         if isinstance(element, str):
             key = "f:" + element
             return self._children.get(key) or self._child(key)
@@ -121,7 +119,7 @@ class HeldValue:
         self.covers = not (meta.is_map(value) or isinstance(value, list)) or not value
 
     def step(self, element: Element) -> HeldValue | None:
-        """See :class:`webhook.diff.Position`."""
+        """See :class:`webhook.selection.Position`."""
         value = self.value
         match element:
             case str():
@@ -266,17 +264,18 @@ def owned(obj: Mapping[str, Any], managers: Globs) -> list[Fields]:
 
 def _declaring(obj: Mapping[str, Any], managers: Globs) -> list[tuple[Entry, Fields]]:
     return [
-        (entry, _as_called(entry, obj))
-        for entry in _own_entries(obj, managers)
+        (entry, as_called(entry, obj))
+        for entry in own_entries(obj, managers)
         if entry.operation == "Apply" or not owns_last_applied(entry.fields)
     ]
 
 
-def _own_entries(obj: Mapping[str, Any], managers: Globs) -> list[Entry]:
+def own_entries(obj: Mapping[str, Any], managers: Globs) -> list[Entry]:
+    """The entries of ``managers`` in the object's managedFields, but for those of its subresources."""
     return [entry for entry in managed_fields(obj) if not entry.subresource and entry.is_of(managers)]
 
 
-def _as_called(entry: Entry, obj: Mapping[str, Any]) -> Fields:
+def as_called(entry: Entry, obj: Mapping[str, Any]) -> Fields:
     """The fields of an entry as they are called in ``obj``."""
     fields = entry.fields
     if obj.get("kind") == "Secret" and obj.get("apiVersion") == "v1":
@@ -306,124 +305,17 @@ def made_by_controller(obj: Mapping[str, Any]) -> Position:
 
     Without a record of that, all of it.
     """
-    made = [OwnedFields(fields) for fields in _owning(obj)]
+    made = [OwnedFields(fields) for fields in owning(obj)]
     return Union(made) if made else OwnedFields({})
 
 
-def _owning(obj: Mapping[str, Any]) -> list[Fields]:
+def owning(obj: Mapping[str, Any]) -> list[Fields]:
     """The fieldsV1 documents that hold the ownerReferences of ``obj``."""
     return [
         fields
         for entry in managed_fields(obj)
         if isinstance(metadata := (fields := entry.fields).get("f:metadata"), dict) and "f:ownerReferences" in metadata
     ]
-
-
-def disowned(old: Mapping[str, Any], new: Mapping[str, Any], managers: Globs, changes: Sequence[Change] = ()) -> bool:
-    """Whether ``new`` takes the ownership of a field away from ``managers`` without changing the field itself.
-
-    A changed field moves to its writer's entry; that is no more than the change. Ownership that vanishes from an
-    unchanged field is an attempt on the source of what is declared, be it that entry or last-applied-configuration,
-    which is believed for the sake of its owner. ``changes`` are some that are known already, which spares a look.
-    """
-    ours, theirs = _own_entries(old, managers), _own_entries(new, managers)
-    version = old.get("apiVersion")
-    if version == new.get("apiVersion"):
-        # What is the same in both was not taken away.
-        kept = {bytes(entry.raw) for entry in theirs if entry.api_version == version}
-        if all(entry.api_version == version and bytes(entry.raw) in kept for entry in ours):
-            return False
-    before, after = [_as_called(entry, old) for entry in ours], [_as_called(entry, new) for entry in theirs]
-    return _any_lost(before, after, old, new, changes)
-
-
-def disowned_child(old: Mapping[str, Any], new: Mapping[str, Any], changes: Sequence[Change] = ()) -> bool:
-    """As :func:`disowned`, of the controller that made the object: what it wrote is known by its entry alone."""
-    return _any_lost(_owning(old), _owning(new), old, new, changes)
-
-
-def _any_lost(
-    before: Sequence[Fields],
-    after: Sequence[Fields],
-    old: Mapping[str, Any],
-    new: Mapping[str, Any],
-    changes: Sequence[Change],
-) -> bool:
-    if changes and len(after) <= 1:
-        known, kept = _by_key(changes), after[0] if after else _NOTHING
-        if all(_is_explained(fields, kept, known) for fields in before):
-            return False
-    held = HeldValue(old), HeldValue(new)
-    return any(not _is_kept(fields, after) and _lost(fields, after, *held) for fields in before)
-
-
-#: Places by the keys of fieldsV1; in the end, what was done to what is there.
-_Places: TypeAlias = dict[str, Any]
-
-
-def _by_key(changes: Iterable[Change]) -> _Places:
-    """Where the object is known to have changed. What cannot be told from something else is left out."""
-    root: _Places = {}
-    for change in changes:
-        if change.is_shared:
-            continue
-        *above, last = [_key(element) for element in change.path]
-        place: Any = root
-        for key in above:
-            place = place.setdefault(key, {})
-            if not isinstance(place, dict):
-                break
-        else:
-            place[last] = change.operation
-    return root
-
-
-def _key(element: Element) -> str:
-    """As the API server writes it; empty for a position."""
-    if isinstance(element, str):
-        return "f:" + element
-    if isinstance(element, Item):
-        return "k:" + _ENCODE(dict(element.keys)).decode()
-    return "v:" + _ENCODE(element.value).decode() if isinstance(element, Member) else ""
-
-
-def _is_explained(node: Fields, kept: Fields, known: _Places) -> bool:
-    """Whether all of ``node`` that is not in ``kept`` has been changed itself, as far as that is ``known``."""
-    if not kept and kept is not _NOTHING:
-        return True
-    for key, child in node.items():
-        other = kept.get(key)
-        if other in (child, _NOTHING):
-            continue
-        done = known.get(key)
-        if isinstance(done, dict):
-            # What no API server writes is left to the closer look.
-            below = other if isinstance(other, dict) else _NOTHING
-            if child and not (isinstance(child, dict) and _is_explained(child, below, done)):
-                return False
-        elif done is None or (child and done == "changed"):
-            return False
-    return True
-
-
-def _is_kept(node: Fields, kept: Sequence[Fields]) -> bool:
-    # Whole is more than a part: so the server itself writes it once a list has become atomic in its definition.
-    return any(not fields or fields == node for fields in kept)
-
-
-def _lost(node: Fields, kept: Sequence[Fields], old: HeldValue, new: HeldValue) -> bool:
-    """Whether something of ``node``, which ``kept`` has not as it is, is in none of it though its value is the same."""
-    if not node:
-        return strictly_equal(old.value, new.value)
-    for key, child in node.items():
-        # By its own key and no other: what may be the item is not enough to say that it is still owned.
-        further = [inner for fields in kept if isinstance(inner := fields.get(key), dict)]
-        if not isinstance(child, dict) or _is_kept(child, further) or (element := element_of(key)) is None:
-            continue
-        before, after = old.step(element), new.step(element)
-        if before is not None and after is not None and _lost(child, further, before, after):
-            return True
-    return False
 
 
 def element_of(key: str) -> Element | None:

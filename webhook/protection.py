@@ -10,13 +10,15 @@ import msgspec
 from webhook import meta, tags
 from webhook.admission import ObjectRef, Review
 from webhook.case import Case, Context
-from webhook.diff import Change, Position, Union, differences, differing, select
+from webhook.diff import Change, differences, differing
+from webhook.disowning import disowned, disowned_child
 from webhook.fieldpath import PathSet
 from webhook.globs import Globs
 from webhook.lazyjson import LazyObject
 from webhook.listkeys import Schema
-from webhook.ownership import declared, disowned, disowned_child, field_documents, made_by_controller
+from webhook.ownership import declared, field_documents, made_by_controller
 from webhook.policy import MODES, Candidate, Policy
+from webhook.selection import Position, Union, select
 from webhook.subject import Objects, Subject, is_namespace, look_up
 from webhook.tools import DECLARED_FIELDS, LAST_APPLIED, OWN_PREFIX, Claim
 

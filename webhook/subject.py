@@ -9,7 +9,7 @@ import msgspec
 
 from webhook import meta
 from webhook.admission import ObjectRef, Review
-from webhook.diff import strictly_equal
+from webhook.equality import strictly_equal
 from webhook.errors import LookupFailed
 from webhook.ownership import entries
 

@@ -1,0 +1,124 @@
+"""Whether a write takes from the record of who declared what: ownership that vanishes from what has not changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from webhook.diff import Change
+from webhook.equality import strictly_equal
+from webhook.fieldpath import Element, Item, Member
+from webhook.globs import Globs
+from webhook.ownership import Fields, HeldValue, as_called, element_of, own_entries, owning
+
+_NOTHING: Final[Fields] = {}
+_ENCODE: Final = msgspec.json.Encoder(order="deterministic").encode
+
+
+def disowned(old: Mapping[str, Any], new: Mapping[str, Any], managers: Globs, changes: Sequence[Change] = ()) -> bool:
+    """Whether ``new`` takes the ownership of a field away from ``managers`` without changing the field itself.
+
+    A changed field moves to its writer's entry; that is no more than the change. Ownership that vanishes from an
+    unchanged field is an attempt on the source of what is declared, be it that entry or last-applied-configuration,
+    which is believed for the sake of its owner. ``changes`` are some that are known already, which spares a look.
+    """
+    ours, theirs = own_entries(old, managers), own_entries(new, managers)
+    version = old.get("apiVersion")
+    if version == new.get("apiVersion"):
+        # What is the same in both was not taken away.
+        kept = {bytes(entry.raw) for entry in theirs if entry.api_version == version}
+        if all(entry.api_version == version and bytes(entry.raw) in kept for entry in ours):
+            return False
+    before, after = [as_called(entry, old) for entry in ours], [as_called(entry, new) for entry in theirs]
+    return _any_lost(before, after, old, new, changes)
+
+
+def disowned_child(old: Mapping[str, Any], new: Mapping[str, Any], changes: Sequence[Change] = ()) -> bool:
+    """As :func:`disowned`, of the controller that made the object: what it wrote is known by its entry alone."""
+    return _any_lost(owning(old), owning(new), old, new, changes)
+
+
+def _any_lost(
+    before: Sequence[Fields],
+    after: Sequence[Fields],
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    changes: Sequence[Change],
+) -> bool:
+    if changes and len(after) <= 1:
+        known, kept = _by_key(changes), after[0] if after else _NOTHING
+        if all(_is_explained(fields, kept, known) for fields in before):
+            return False
+    held = HeldValue(old), HeldValue(new)
+    return any(not _is_kept(fields, after) and _lost(fields, after, *held) for fields in before)
+
+
+#: Places by the keys of fieldsV1; in the end, what was done to what is there.
+_Places: TypeAlias = dict[str, Any]
+
+
+def _by_key(changes: Iterable[Change]) -> _Places:
+    """Where the object is known to have changed. What cannot be told from something else is left out."""
+    root: _Places = {}
+    for change in changes:
+        if change.is_shared:
+            continue
+        *above, last = [_key(element) for element in change.path]
+        place: Any = root
+        for key in above:
+            place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                break
+        else:
+            place[last] = change.operation
+    return root
+
+
+def _key(element: Element) -> str:
+    """As the API server writes it; empty for a position."""
+    if isinstance(element, str):
+        return "f:" + element
+    if isinstance(element, Item):
+        return "k:" + _ENCODE(dict(element.keys)).decode()
+    return "v:" + _ENCODE(element.value).decode() if isinstance(element, Member) else ""
+
+
+def _is_explained(node: Fields, kept: Fields, known: _Places) -> bool:
+    """Whether all of ``node`` that is not in ``kept`` has been changed itself, as far as that is ``known``."""
+    if not kept and kept is not _NOTHING:
+        return True
+    for key, child in node.items():
+        other = kept.get(key)
+        if other in (child, _NOTHING):
+            continue
+        done = known.get(key)
+        if isinstance(done, dict):
+            # What no API server writes is left to the closer look.
+            below = other if isinstance(other, dict) else _NOTHING
+            if child and not (isinstance(child, dict) and _is_explained(child, below, done)):
+                return False
+        elif done is None or (child and done == "changed"):
+            return False
+    return True
+
+
+def _is_kept(node: Fields, kept: Sequence[Fields]) -> bool:
+    # Whole is more than a part: so the server itself writes it once a list has become atomic in its definition.
+    return any(not fields or fields == node for fields in kept)
+
+
+def _lost(node: Fields, kept: Sequence[Fields], old: HeldValue, new: HeldValue) -> bool:
+    """Whether something of ``node``, which ``kept`` has not as it is, is in none of it though its value is the same."""
+    if not node:
+        return strictly_equal(old.value, new.value)
+    for key, child in node.items():
+        # By its own key and no other: what may be the item is not enough to say that it is still owned.
+        further = [inner for fields in kept if isinstance(inner := fields.get(key), dict)]
+        if not isinstance(child, dict) or _is_kept(child, further) or (element := element_of(key)) is None:
+            continue
+        before, after = old.step(element), new.step(element)
+        if before is not None and after is not None and _lost(child, further, before, after):
+            return True
+    return False
