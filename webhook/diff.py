@@ -40,6 +40,7 @@ QUICK_LEVELS: Final = 16
 #: undecoded value takes 56 of memory.
 _MUCH: Final = 16 * 1024
 _SMALL_PART: Final = 16
+_BY_VALUE: Final = frozenset({str, Raw})
 
 
 class _Scope(NamedTuple):
@@ -55,7 +56,7 @@ class Change:
     ``is_shared`` tells that it is in an item of a list whose key another item may have, too.
     """
 
-    __slots__ = ("_above", "_level", "_new", "_old", "_path", "_scope", "_text", "_unsure", "element", "is_shared")
+    __slots__ = ("_above", "_new", "_old", "_path", "_scope", "_text", "_unsure", "element", "is_shared", "level")
 
     def __init__(self, old: Any, new: Any, element: Element, above: Change | None, scope: _Scope) -> None:
         self._old = old
@@ -64,17 +65,17 @@ class Change:
         self.element = element
         self._above = above
         self._scope = scope
-        self._level: int = 0 if above is None else above._level + 1
+        self.level: int = 0 if above is None else above.level + 1
         self.is_shared: bool = False if above is None else above.is_shared
         self._path: Path | None = () if above is None else None
         self._text: str | None = None
         self._unsure: bool = False
 
     @classmethod
-    def at(cls, path: Path, old: Any, new: Any, scope: _Scope, *, is_shared: bool) -> Change:
+    def at(cls, path: Path, old: Any, new: Any, is_shared: bool, scope: _Scope) -> Change:
         """The change at ``path`` of the object."""
         made = cls(old, new, path[-1], None, scope)
-        made._level = len(path)
+        made.level = len(path)
         made._path = path
         made.is_shared = is_shared
         made._unsure = True
@@ -152,7 +153,7 @@ class Change:
         return self._scope.schema.list_type_at(self._elements())
 
     def _known(self) -> Known | None:
-        return None if self._level < QUICK_LEVELS else self._scope.known
+        return None if self.level < QUICK_LEVELS else self._scope.known
 
     def _fields(self, old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
         known = self._known()
@@ -214,86 +215,129 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], schema: Schema) 
     """
     changes: list[Change] = []
     scope = _Scope(schema, {})
-    waiting: deque[_Pair | Change] = deque(_differing_fields(old, new, (), is_shared=False))
-    further: list[_Pair] | list[Change]
+    pairs = _differing_fields(old, new, (), False, len(old) + len(new)) or []
+    is_much = any(_size(before) > _MUCH or _size(after) > _MUCH for _, before, after, _ in pairs)
+    waiting: deque[_Pair | Change] = deque(pairs)
     while waiting:
         pair = waiting.popleft()
         room = max(0, MAX_CHANGES - len(changes) - len(waiting))
         if isinstance(pair, Change):
-            change, pairs = pair, None
+            change = pair
         else:
-            pairs = _inside(pair, schema)
-            if pairs is not None:
-                further = list(islice(pairs, room + 1))
-                if len(further) <= room:
-                    waiting += further
-                    continue
-                del further
-            path, before, after, is_shared = pair
-            change = Change.at(path, before, after, scope, is_shared=is_shared)
-        if pairs is None and (inner := change.inner()) is not None:
-            further = list(islice(inner, room + 1))
-            if len(further) <= room:
+            further = _inside(pair, schema, room, is_much) if len(pair[0]) < QUICK_LEVELS else None
+            if further is not None:
                 waiting += further
+                continue
+            change = Change.at(*pair, scope)
+        if change.level >= QUICK_LEVELS and (inner := change.inner()) is not None:
+            changed = list(islice(inner, room + 1))
+            if len(changed) <= room:
+                waiting += changed
                 continue
         if change.is_real:
             changes.append(change)
     return changes
 
 
-#: A place that may differ: its path, old and new value, not decoded yet, and whether others may have the same path.
+#: A place that differs, or may: its path, old and new value, and whether others may have the same path.
 _Pair: TypeAlias = tuple[Path, Any, Any, bool]
 
 
-def _differing_fields(
-    old: Mapping[str, Any], new: Mapping[str, Any], path: Path, *, is_shared: bool
-) -> Iterator[_Pair]:
-    for name, value in old.items():
-        other = new.get(name, ABSENT)
-        if value != other or (type(value) is not Raw and not strictly_equal(value, other)):
-            yield (*path, name), value, other, is_shared
-    if old.keys() != new.keys():
-        for name, value in new.items():
-            if name not in old:
-                yield (*path, name), ABSENT, value, is_shared
+def _inside(pair: _Pair, schema: Schema, room: int, is_much: bool) -> list[_Pair] | None:
+    """What differs one level down, by bytes as long as they tell; None if nothing is there, or more than ``room``.
 
-
-def _inside(pair: _Pair, schema: Schema) -> Iterable[_Pair] | None:
-    """What may differ one level down, by its bytes; None if that cannot be told without decoding them."""
+    ``is_much`` says that some of what is compared is large.
+    """
     path, old, new, is_shared = pair
-    if len(path) >= QUICK_LEVELS:
+    kind = type(old)
+    if kind is not type(new):
         return None
-    if type(old) is Raw and type(new) is Raw:
-        if _is_dense(old) or _is_dense(new):
-            return None
+    if kind is not Raw:
+        ours, theirs = old, new
+    elif is_much and (_is_dense(old) or _is_dense(new)):
+        ours, theirs = decoded(old), decoded(new)
+    else:
         ours, theirs = split(old), split(new)
         if type(ours) is list and type(theirs) is list:
-            return _differing_items(pair, ours, theirs, schema)
-    else:
-        ours, theirs = old, new
-    if type(ours) is dict and type(theirs) is dict:
-        return _differing_fields(ours, theirs, path, is_shared=is_shared)
-    return None
+            found = _items_in_place(pair, ours, theirs, schema.list_type_at(path))
+            if found is not None:
+                return found if len(found) <= room else None
+            ours, theirs = decoded(old), decoded(new)
+    kind = type(ours)
+    if kind is not type(theirs):
+        return None
+    if kind is dict:
+        return _differing_fields(ours, theirs, path, is_shared, room)
+    return _differing_items(ours, theirs, path, is_shared, schema.list_type_at(path), room) if kind is list else None
+
+
+def _differing_fields(
+    old: Mapping[str, Any], new: Mapping[str, Any], path: Path, is_shared: bool, room: int
+) -> list[_Pair] | None:
+    found: list[_Pair] = []
+    in_both = len(old)
+    for name, value in old.items():
+        other = new.get(name, ABSENT)
+        # Most values are text, or were not decoded; and most are the same.
+        if value == other if type(value) in _BY_VALUE else strictly_equal(value, other):
+            continue
+        if other is ABSENT:
+            in_both -= 1
+        found.append(((*path, name), value, other, is_shared))
+        if len(found) > room:
+            return None
+    if len(new) > in_both:
+        found += [((*path, name), ABSENT, value, is_shared) for name, value in new.items() if name not in old]
+    return found if len(found) <= room else None
+
+
+def _differing_items(
+    old: list[Any], new: list[Any], path: Path, is_shared: bool, list_type: ListType, room: int
+) -> list[_Pair] | None:
+    places = _places(old, new, list_type)
+    if places is None:
+        return None
+    found: list[_Pair] = []
+    for before, after, shared in places:
+        if not strictly_equal(before, after):
+            found.append(((*path, _element(before, after, list_type)), before, after, is_shared or shared))
+            if len(found) > room:
+                return None
+    return found
+
+
+def _items_in_place(pair: _Pair, ours: list[Raw], theirs: list[Raw], list_type: ListType) -> list[_Pair] | None:
+    """The items that differ, if all keys are the same in the same order; None if they are not, or unknown.
+
+    Then it does not matter that a key may occur twice: items that share one are paired in their order, which is this.
+    """
+    if list_type not in _KEYS or len(ours) != len(theirs):
+        return None
+    path, old, _, is_shared = pair
+    all_of, one_of = _KEYS[list_type]
+    found: list[_Pair] = []
+    try:
+        keys = all_of(old)
+        is_shared = is_shared or len(set(keys)) < len(keys)
+        for before, after, key in zip(ours, theirs, keys, strict=True):
+            if before != after:
+                if one_of(after) != key:
+                    return None
+                element = Item(tuple(zip(list_type, msgspec.structs.astuple(key), strict=True)), (before, after))
+                found.append(((*path, element), before, after, is_shared))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return found
 
 
 def _is_dense(raw: Raw) -> bool:
     """Whether this is much, in very small parts: undecoded they would take more memory than decoded."""
-    size = len(memoryview(raw))
+    size = _size(raw)
     return size > _MUCH and bytes(raw).count(b",") * _SMALL_PART > size
 
 
-def _differing_items(pair: _Pair, ours: list[Raw], theirs: list[Raw], schema: Schema) -> Iterator[_Pair] | None:
-    path, old, new, is_shared = pair
-    list_type = schema.list_type_at(path)
-    keys = _keys_in_place(old, new, list_type)
-    if keys is None:
-        return None
-    is_shared = is_shared or len(set(keys)) < len(keys)
-    return (
-        ((*path, Item(tuple(zip(list_type, values, strict=True)), (before, after))), before, after, is_shared)
-        for before, after, values in zip(ours, theirs, keys, strict=True)
-        if before != after
-    )
+def _size(value: Any) -> int:
+    return len(memoryview(value)) if type(value) is Raw else 0
 
 
 #: An item's old and new value, and whether another may have its key, too.
@@ -309,7 +353,7 @@ def _places(old: list[Any], new: list[Any], list_type: ListType) -> Iterable[_Pl
         return None
     if before == after:
         return zip(old, new, repeat(len(set(before)) < len(before)))
-    places: dict[Identity, tuple[list[Any], list[Any]]] = {}
+    places: dict[Identity | str, tuple[list[Any], list[Any]]] = {}
     for place, item in zip(before, old, strict=True):
         places.setdefault(place, ([], []))[0].append(item)
     for place, item in zip(after, new, strict=True):
@@ -322,46 +366,38 @@ def _places(old: list[Any], new: list[Any], list_type: ListType) -> Iterable[_Pl
     )
 
 
-def _keys_in_place(old: Raw, new: Raw, list_type: ListType) -> list[tuple[Any, ...]] | None:
-    """The keys of all items of two lists, if they are the same in the same order; None if they are not, or unknown.
-
-    Then it does not matter that a key may occur twice: items that share one are paired in their order, which is this.
-    """
-    decode = _KEYS.get(list_type)
-    if decode is None:
-        return None
-    try:
-        keys: list[tuple[Any, ...]] = [msgspec.structs.astuple(item) for item in decode(old)]
-        others: list[tuple[Any, ...]] = [msgspec.structs.astuple(item) for item in decode(new)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return keys if keys == others else None
+#: Read the keys of all items of a list, and those of one: texts or whole numbers, which do not equal one another.
+_Decoders: TypeAlias = tuple[Callable[[Raw], list[Any]], Callable[[Raw], Any]]
 
 
-def _keys_decoder(names: tuple[str, ...]) -> Callable[[Raw], list[Any]]:
-    """Reads nothing of a list's items but their keys: texts or whole numbers, which do not equal one another."""
+def _decoders(names: tuple[str, ...]) -> _Decoders:
     fields = [
         (f"key{number}", str | int, msgspec.field(name=name, default=KEY_DEFAULTS[name]))
         if name in KEY_DEFAULTS
         else (f"key{number}", str | int, msgspec.field(name=name))
         for number, name in enumerate(names)
     ]
-    return msgspec.json.Decoder(list[msgspec.defstruct("Keys", fields)]).decode  # type: ignore[misc]
+    keys = msgspec.defstruct("Keys", fields, frozen=True)
+    return msgspec.json.Decoder(list[keys]).decode, msgspec.json.Decoder(keys).decode  # type: ignore[valid-type]
 
 
-_KEYS: Final[Mapping[ListType, Callable[[Raw], list[Any]]]] = {names: _keys_decoder(names) for names in KEYED_BY}
+_KEYS: Final[Mapping[ListType, _Decoders]] = {names: _decoders(names) for names in KEYED_BY}
 
 
-def _identities(items: list[Any], list_type: ListType) -> list[Identity] | None:
+def _identities(items: list[Any], list_type: ListType) -> list[Identity | str] | None:
     """For each item what tells it from the others, whatever its type is; None if one has no such thing."""
-    found: list[Identity] = []
+    found: list[Identity | str] = []
+    only = list_type[0] if len(list_type) == 1 and list_type != SET else None
     for item in items:
+        place: Identity | str | None
         if list_type == SET:
             place = identity((item,))
-        elif type(item) is dict:
-            place = identity([item.get(name, KEY_DEFAULTS.get(name)) for name in list_type])
-        else:
+        elif type(item) is not dict:
             return None
+        elif type(name := item.get(only)) is str:
+            place = name
+        else:
+            place = identity([item.get(name, KEY_DEFAULTS.get(name)) for name in list_type])
         if place is None:
             return None
         found.append(place)

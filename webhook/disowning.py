@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-import msgspec
-
 from webhook.diff import Change
 from webhook.equality import strictly_equal
-from webhook.fieldpath import Element, Item, Member
+from webhook.fieldpath import Element, Index, Path
 from webhook.globs import Globs
 from webhook.ownership import Fields, HeldValue, as_called, element_of, own_entries, owning
 
 _NOTHING: Final[Fields] = {}
-_ENCODE: Final = msgspec.json.Encoder(order="deterministic").encode
 
 
 def disowned(old: Mapping[str, Any], new: Mapping[str, Any], managers: Globs, changes: Sequence[Change] = ()) -> bool:
@@ -62,27 +59,36 @@ _Places: TypeAlias = dict[str, Any]
 def _by_key(changes: Iterable[Change]) -> _Places:
     """Where the object is known to have changed. What cannot be told from something else is left out."""
     root: _Places = {}
+    parent: Path = ()
+    place: _Places | None = root
     for change in changes:
         if change.is_shared:
             continue
-        *above, last = [_key(element) for element in change.path]
-        place: Any = root
-        for key in above:
-            place = place.setdefault(key, {})
-            if not isinstance(place, dict):
-                break
-        else:
-            place[last] = change.operation
+        path = change.path
+        if path[:-1] != parent:
+            parent = path[:-1]
+            place = _place_at(root, parent)
+        if place is not None:
+            place[_key(path[-1])] = change.operation
     return root
+
+
+def _place_at(root: _Places, path: Path) -> _Places | None:
+    """The place at ``path``, made if it is not there; None inside of something that has changed as a whole."""
+    place = root
+    for element in path:
+        below = place.setdefault(_key(element), {})
+        if not isinstance(below, dict):
+            return None
+        place = below
+    return place
 
 
 def _key(element: Element) -> str:
     """As the API server writes it; empty for a position."""
     if isinstance(element, str):
         return "f:" + element
-    if isinstance(element, Item):
-        return "k:" + _ENCODE(dict(element.keys)).decode()
-    return "v:" + _ENCODE(element.value).decode() if isinstance(element, Member) else ""
+    return "" if isinstance(element, Index) else element.key
 
 
 def _is_explained(node: Fields, kept: Fields, known: _Places) -> bool:
@@ -90,16 +96,14 @@ def _is_explained(node: Fields, kept: Fields, known: _Places) -> bool:
     if not kept and kept is not _NOTHING:
         return True
     for key, child in node.items():
-        other = kept.get(key)
-        if other in (child, _NOTHING):
-            continue
         done = known.get(key)
+        other = kept.get(key)
         if isinstance(done, dict):
             # What no API server writes is left to the closer look.
             below = other if isinstance(other, dict) else _NOTHING
             if child and not (isinstance(child, dict) and _is_explained(child, below, done)):
                 return False
-        elif done is None or (child and done == "changed"):
+        elif other not in (child, _NOTHING) and (done is None or (child and done == "changed")):
             return False
     return True
 

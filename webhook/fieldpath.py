@@ -20,22 +20,47 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
+import msgspec
+
 from webhook.globs import Glob, is_glob
 from webhook.lazyjson import decoded
 
 
-@dataclass(frozen=True, slots=True)
 class Item:
-    """An item of a keyed list. ``values`` are the item's old and new value, for keys that are not the list's own."""
+    """An item of a keyed list. ``values`` are the item's old and new value, for keys that are not the list's own.
 
-    keys: tuple[tuple[str, Any], ...]
-    _values: tuple[Any, ...] = field(default=(), compare=False, repr=False)
+    Items with the same keys are equal. No dataclass, since one is made for each item that a write changes.
+    """
+
+    __match_args__ = ("keys",)
+    __slots__ = ("_key", "_values", "keys")
+
+    def __init__(self, keys: tuple[tuple[str, Any], ...], values: tuple[Any, ...] = ()) -> None:
+        self.keys = keys
+        self._values = values
+        self._key = ""
 
     @property
     def values(self) -> tuple[Any, ...]:
         """See the class. They are decoded only if somebody asks, and once."""
-        object.__setattr__(self, "_values", tuple([decoded(value) for value in self._values]))
+        self._values = tuple([decoded(value) for value in self._values])
         return self._values
+
+    @property
+    def key(self) -> str:
+        """What fieldsV1 calls it, as the API server writes that: ``k:{"name":"web"}``."""
+        if not self._key:
+            self._key = "k:" + _encode(dict(self.keys)).decode()
+        return self._key
+
+    def __eq__(self, other: object) -> bool:
+        return self.keys == other.keys if isinstance(other, Item) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.keys)
+
+    def __repr__(self) -> str:
+        return f"Item({self.keys!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +68,11 @@ class Member:
     """A member of a set."""
 
     value: Any
+
+    @property
+    def key(self) -> str:
+        """What fieldsV1 calls it: ``v:"finalizer"``."""
+        return "v:" + _encode(self.value).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +95,7 @@ _SHORT: Final = 64
 # Elements that are written at once: all of a real path.
 _STRIDE: Final = 16
 
+_encode: Final = msgspec.json.Encoder(order="deterministic").encode
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_/:@-][A-Za-z0-9_./:@-]*\Z")
 

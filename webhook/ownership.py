@@ -53,17 +53,19 @@ class OwnedFields:
         if isinstance(element, str):
             key = "f:" + element
             return self._children.get(key) or self._child(key)
-        match element:
-            case Member(value):
-                return self._child(self._index(()).get(identity((value,)) or _NONE))
-            case Item(keys):
-                index = self._index(tuple([name for name, _ in keys]))
-                # An item that is not found by these keys may be there by the others.
-                found = self._child(index.get(identity([value for _, value in keys]) or _NONE))
-                return found or (_WHOLE if _OTHER_KEYS in index else None)
-            case Index():
-                # A list that is compared by position was keyed when it was declared: its items cannot be told apart.
-                return _WHOLE
+        if isinstance(element, Item):
+            return self._children.get(element.key) or self._child(element.key) or self._item(element.keys)
+        if isinstance(element, Member):
+            return self._child(self._index(()).get(identity((element.value,)) or _NONE))
+        # A list that is compared by position was keyed when it was declared: its items cannot be told apart.
+        return _WHOLE
+
+    def _item(self, keys: tuple[tuple[str, Any], ...]) -> OwnedFields | None:
+        """The item by its keys, however the document writes them."""
+        index = self._index(tuple([name for name, _ in keys]))
+        # An item that is not found by these keys may be there by the others.
+        found = self._child(index.get(identity([value for _, value in keys]) or _NONE))
+        return found or (_WHOLE if _OTHER_KEYS in index else None)
 
     def _child(self, key: str | None) -> OwnedFields | None:
         if key is None:

@@ -49,24 +49,27 @@ def select(changes: Iterable[Change], wanted: Position, ignored: Position | None
     its own path.
     """
     found: list[Change] = []
+    # Changes come side by side: what holds one often holds the next.
+    above: Path = ()
+    want, leave = _at(wanted, above), _at(ignored, above)
     for change in changes:
         path = change.path
-        position = _at(wanted, path)
+        if path[:-1] != above:
+            above = path[:-1]
+            want, leave = _at(wanted, above), _at(ignored, above)
+        position = _at(want, path[-1:])
         if position is not None:
-            touched = _touched(change, position, _at(ignored, path) if ignored is not None else None)
+            touched = _touched(change, position, _at(leave, path[-1:]))
             found += touched if len(found) + len(touched) <= MAX_CHANGES else [change] if touched else []
     return found
 
 
-def _at(position: Position, path: Path) -> Position | None:
+def _at(position: Position | None, path: Path) -> Position | None:
     """Where ``path`` leads to; None if nothing there is in the set."""
     for element in path:
-        if position.covers:
+        if position is None or position.covers:
             break
-        inner = position.step(element)
-        if inner is None:
-            return None
-        position = inner
+        position = position.step(element)
     return position
 
 
