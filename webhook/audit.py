@@ -103,7 +103,9 @@ def _policy(violation: Violation) -> dict[str, Any]:
 
 def _timestamp(time: datetime) -> str:
     """RFC 3339 in UTC, with microseconds so that lines of one second sort."""
-    return time.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    if time.tzinfo is not UTC:
+        time = time.astimezone(UTC)
+    return time.isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 class DecisionLog:

@@ -68,9 +68,13 @@ def candidates_of(context: Context, resource: str, group: str, subresource: str)
 
 def written(review: Review) -> Subject | None:
     """The object that the review itself brings, if it brings any."""
-    if review.operation == "CONNECT" or (review.subresource and review.operation != "UPDATE"):
-        return None
-    return None if review.subresource == "scale" else subject_of(review, {}, children=False)
+    return subject_of(review, {}, children=False) if _brings_object(review) else None
+
+
+def _brings_object(review: Review) -> bool:
+    if review.subresource:
+        return review.operation == "UPDATE" and review.subresource != "scale"
+    return review.operation != "CONNECT"
 
 
 def claims_of(subject: Subject, snapshot: Snapshot, *, remarked: bool = True) -> list[Claim]:
@@ -86,10 +90,12 @@ def claims_of(subject: Subject, snapshot: Snapshot, *, remarked: bool = True) ->
     return list(found.values())
 
 
-def managed_by(subject: Subject | None, snapshot: Snapshot) -> ManagedBy | None:
-    """The first that manages the object, for the log."""
-    for side in subject.sides if subject is not None else ():
-        if found := claims(side, snapshot.config.markers):
+def managed_by(review: Review, snapshot: Snapshot) -> ManagedBy | None:
+    """The first that manages the object that the review brings, for the log."""
+    if not _brings_object(review):
+        return None
+    for side in (review.old, review.new):
+        if side is not None and (found := claims(side, snapshot.config.markers)):
             return found[0].managed_by
     return None
 

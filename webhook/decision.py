@@ -143,7 +143,7 @@ def decide(review: Review, snapshot: Snapshot, objects: Objects, now: datetime) 
         return Decision(allowed=True, writer=writer)
 
     if trusted is not None:
-        return Decision(allowed=True, writer=writer, managed_by=managed_by(written(review), snapshot))
+        return Decision(allowed=True, writer=writer, managed_by=managed_by(review, snapshot))
 
     context = Context(review=review, snapshot=snapshot, objects=objects, now=now, writer=writer)
     candidates = candidates_of(context, review.resource.resource, review.resource.group, review.subresource)

@@ -168,6 +168,9 @@ def _clip(text: str, limit: int) -> str:
 
 def _fit(head: list[str], fields: list[str], tail: list[str]) -> str:
     """All of ``head`` and ``tail``, and as many of ``fields`` as fit between them."""
+    whole = "\n".join([*head, *fields, *tail])
+    if len(whole) <= MAX_MESSAGE:
+        return whole
     room = MAX_MESSAGE - sum(len(line) + 1 for line in (*head, *tail))
     kept: list[str] = []
     for index, line in enumerate(fields):
