@@ -54,7 +54,10 @@ exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
 
 @dataclass(slots=True, kw_only=True)
 class Replica:
-    """A pod's container that runs; `folder` has what it has written, `volumes` their folders by name."""
+    """A pod's container that runs; `folder` has what it has written, `volumes` their folders by name.
+
+    `began` and `told`, which is when it was told to end, are on the clock of `time.monotonic`.
+    """
 
     pod: Object
     host: Host
@@ -62,6 +65,7 @@ class Replica:
     popen: subprocess.Popen[bytes]
     volumes: Mapping[str, Path]
     ready: bool = False
+    began: float = 0.0
     told: float | None = None
     killed: bool = False
     files: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
@@ -77,6 +81,12 @@ class Replica:
         (container,) = self.pod["spec"]["containers"]
         found: Object = container
         return found
+
+    def seconds(self) -> float:
+        """Since it began, but for those that its first thread stood in line for a processor that others had."""
+        # https://docs.kernel.org/scheduler/sched-stats.html#proc-pid-schedstat
+        in_line = int(Path(f"/proc/{self.popen.pid}/schedstat").read_text().split()[1])
+        return time.monotonic() - self.began - in_line / 1e9
 
     def get(self, path: str) -> tuple[int, str]:
         """Ask its management port; gives status and answer."""
@@ -208,6 +218,7 @@ class Node:
         self._fill(replica)
         isolated = ["setpriv", "--pdeathsig", "KILL", *host.enter, "unshare", "--mount", "sh", "-c", _SCRIPT, "sh"]
         with (folder / "decisions.jsonl").open("wb") as out, (folder / "messages.jsonl").open("wb") as err:
+            replica.began = time.monotonic()
             replica.popen = subprocess.Popen(
                 [*isolated, scratch, *mounts, "--", "driftwall", *container["args"]],
                 stdin=subprocess.DEVNULL,
