@@ -71,7 +71,7 @@ def test_the_page_says_how_it_is_and_runs_nothing() -> None:
     metrics = Metrics("1.2.3")
     metrics.policies_in_force(snapshot_of(POLICY), 1_700_000_000)
     metrics.certificate_served(not_before=1_700_000_000, not_after=1_800_000_000)
-    metrics.error(500)
+    metrics.error(500, "internal")
     readiness = Readiness(policies="<script>alert(1)</script>")
     status, content_type, page = get(readiness, "/", registry=metrics.registry)
     assert (status, content_type) == (200, "text/html; charset=utf-8")
@@ -79,7 +79,7 @@ def test_the_page_says_how_it_is_and_runs_nothing() -> None:
         "<h1>driftwall 1.2.3</h1>",
         "<p>Not ready:\n<ul><li>policies: &lt;script&gt;alert(1)&lt;/script&gt;</ul>",
         "<tr><td>replicas<td>enforce<td>medium",
-        "<tr><td>no verdict, HTTP: 500<td>1\n",
+        "<tr><td>no verdict: internal<td>1\n",
         "<tr><td>reviews: deny<td>0\n",
         "Policies loaded: 2023-11-14 22:13:20 UTC. Certificate valid until: 2027-01-15 08:00:00 UTC.",
     ):

@@ -124,11 +124,11 @@ def test_the_mutating_webhook_is_told_apart() -> None:
 
 def test_errors_look_ups_and_lost_lines_are_counted() -> None:
     metrics = Metrics("1.2.3")
-    metrics.error(413)
+    metrics.error(413, "request")
     metrics.lookup("hit")
     metrics.log_drop("file", 3)
     metrics.trace("event", "limited", 2)
-    assert value(metrics, "driftwall_review_errors_total", status="413") == 1
+    assert value(metrics, "driftwall_review_errors_total", status="413", reason="request") == 1
     assert value(metrics, "driftwall_lookups_total", result="hit") == 1
     assert value(metrics, "driftwall_log_lines_dropped_total", output="file") == 3
     assert value(metrics, "driftwall_cluster_writes_total", kind="event", result="limited") == 2
@@ -138,7 +138,7 @@ def test_what_alerts_ask_for_is_there_before_anything_has_happened() -> None:
     metrics = Metrics("1.2.3")
     denied = {"operation": "DELETE", "verdict": "deny", "mode": "enforce", "writer": "untrusted"}
     assert value(metrics, "driftwall_reviews_total", **denied) == 0
-    assert value(metrics, "driftwall_review_errors_total", status="500") == 0
+    assert value(metrics, "driftwall_review_errors_total", status="500", reason="internal") == 0
     assert value(metrics, "driftwall_log_lines_dropped_total", output="stdout") == 0
     assert value(metrics, "driftwall_cluster_writes_total", kind="event", result="failed") == 0
     assert value(metrics, "driftwall_break_glass_total", action="set") == 0

@@ -199,7 +199,7 @@ def test_many_reviews_go_over_one_connection(harness: Harness) -> None:
 def test_each_decision_is_counted_and_logged_once(harness: Harness) -> None:
     harness.client.post(review())
     harness.client.post(b"{}")
-    assert harness.count("driftwall_review_errors_total", status="400") == 1
+    assert harness.count("driftwall_review_errors_total", status="400", reason="request") == 1
     labels = {"operation": "UPDATE", "verdict": "deny", "mode": "enforce", "writer": "untrusted"}
     assert harness.count("driftwall_reviews_total", **labels) == 1
     assert harness.count("driftwall_review_duration_seconds_count", webhook="validate") == 1
@@ -275,7 +275,7 @@ def test_whatever_goes_wrong_in_the_mutating_webhook_is_an_error(harness: Harnes
 
     harness.mutate = fail
     assert_fails(harness.post_to_mutate(review()), INTERNAL)
-    assert harness.count("driftwall_review_errors_total", status="500") == 1
+    assert harness.count("driftwall_review_errors_total", status="500", reason="internal") == 1
 
 
 def test_what_the_mutating_webhook_needs_is_looked_up_and_its_failure_is_an_error(harness: Harness) -> None:
@@ -436,7 +436,7 @@ def test_what_does_not_fit_by_its_length_is_told_to_come_again_before_it_is_sent
             connection.putheader(name, value)
         connection.endheaders()
         assert_told_to_come_again(answer_of(connection.getresponse()))
-    assert harness.count("driftwall_review_errors_total", status="503") == 1
+    assert harness.count("driftwall_review_errors_total", status="503", reason="memory") == 1
     still_decides(harness)
 
 
@@ -493,7 +493,7 @@ def test_whatever_goes_wrong_in_the_decision_is_no_allow(
     assert record.exc_info is not None
     assert record.exc_info[1] is error
     assert "s3cr3t" not in answer.body.decode()
-    assert harness.count("driftwall_review_errors_total", status="500") == 1
+    assert harness.count("driftwall_review_errors_total", status="500", reason="internal") == 1
     still_decides(harness)
 
 
@@ -537,6 +537,7 @@ def test_without_policies_there_is_no_verdict(harness: Harness) -> None:
     harness.policies.snapshot = None
     answer = harness.client.post(review())
     assert (answer.status, answer.message) == (503, "driftwall has not loaded its policies yet")
+    assert harness.count("driftwall_review_errors_total", status="503", reason="policies") == 1
 
 
 def test_a_malformed_object_found_by_the_decision_is_the_callers_error(harness: Harness) -> None:
@@ -605,6 +606,7 @@ def test_a_look_up_that_fails_is_no_allow_and_its_reason_is_told(harness: Harnes
     harness.decide = wanting(1)
     harness.objects.answer = fail
     assert_fails(harness.client.post(review()), "deployments.apps 'web' could not be looked up: because")
+    assert harness.count("driftwall_review_errors_total", status="500", reason="lookup") == 1
     still_decides(harness)
 
 

@@ -31,8 +31,9 @@ TRACE_KINDS: Final = ("event", "mark")
 TRACE_RESULTS: Final = ("written", "gone", "failed", "limited", "dropped")
 #: As :func:`webhook.reviewing.log_outputs` names them.
 LOG_OUTPUTS: Final = ("stdout", "file")
-# What driftwall answers with where something is wrong that somebody should hear of; a caller's own mistakes are 4xx.
-_OWN_ERRORS: Final = (500, 503)
+#: Why a call gets no verdict: a look-up failed, there is no memory or are no policies to decide by, a mistake of
+#: driftwall's, or one of the caller's; and what it is answered with.
+ERROR_REASONS: Final = {"lookup": 500, "internal": 500, "memory": 503, "policies": 503, "request": 400}
 # A violation's verdict is the mode it was judged by, so a review that was let through has its mode's.
 _LET_THROUGH: Final = frozenset({"warn", "tag", "dryRun"})
 _VIOLATION_LABELS: Final = ("policy", "operation", "verdict", "mode", "writer")
@@ -97,8 +98,9 @@ class Metrics:
         )
         self._errors = Counter(
             "driftwall_review_errors_total",
-            "Calls that got no verdict, by the HTTP status they were answered with.",
-            ("status",),
+            "Calls that got no verdict, by the HTTP status they were answered with, and why: lookup, internal, memory, "
+            "policies or request.",
+            ("status", "reason"),
             registry=registry,
         )
         self._lookups = Counter(
@@ -199,7 +201,6 @@ class Metrics:
             for writer in ("automation", "untrusted"):
                 self._reviews.labels(operation, "deny", "enforce", writer)
         for counter, values in (
-            (self._errors, map(str, _OWN_ERRORS)),
             (self._lookups, LOOKUP_RESULTS),
             (self._break_glass, GLASS_ACTIONS),
             (self._mutations, ("patched", "unchanged")),
@@ -208,6 +209,8 @@ class Metrics:
         ):
             for value in values:
                 counter.labels(value)
+        for reason, status in ERROR_REASONS.items():
+            self._errors.labels(str(status), reason)
         for kind in TRACE_KINDS:
             for result in TRACE_RESULTS:
                 self._traces.labels(kind, result)
@@ -285,9 +288,9 @@ class Metrics:
         """Count Events or marks: written, failed, limited or dropped."""
         self._child(self._traces, kind, result).inc(count)
 
-    def error(self, status: int) -> None:
-        """Count one call that got no verdict."""
-        self._errors.labels(str(status)).inc()
+    def error(self, status: int, reason: str) -> None:
+        """Count one call that got no verdict, for one of ERROR_REASONS."""
+        self._errors.labels(str(status), reason).inc()
 
     def lookup(self, result: str) -> None:
         """Count one look-up: hit, found, missing or failed."""

@@ -79,10 +79,11 @@ Clock = Callable[[], datetime]
 
 
 class _Reply(NamedTuple):
-    """An HTTP response as the two messages that ASGI sends."""
+    """An HTTP response as the two messages that ASGI sends; without a verdict, why: one of ERROR_REASONS."""
 
     start: Message
     body: Message
+    reason: str = ""
 
 
 class _Decided(NamedTuple):
@@ -95,12 +96,13 @@ class _Decided(NamedTuple):
     size: int
 
 
-def _reply(status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()) -> _Reply:
+def _reply(status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = (), reason: str = "") -> _Reply:
     length = str(len(body)).encode()
     all_headers = [(b"content-type", b"application/json"), (b"content-length", length), *headers]
     return _Reply(
         {"type": "http.response.start", "status": status, "headers": all_headers},
         {"type": "http.response.body", "body": body},
+        reason,
     )
 
 
@@ -116,7 +118,9 @@ _REASONS: Final = {
 }
 
 
-def _failure(status: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> _Reply:
+def _failure(
+    status: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = (), *, reason: str = "request"
+) -> _Reply:
     body = {
         "apiVersion": "v1",
         "kind": "Status",
@@ -125,7 +129,7 @@ def _failure(status: int, message: str, headers: tuple[tuple[bytes, bytes], ...]
         "reason": _REASONS.get(status, "Unknown"),
         "code": status,
     }
-    return _reply(status, msgspec.json.encode(body), headers)
+    return _reply(status, msgspec.json.encode(body), headers, reason)
 
 
 # Made once: what is answered when memory or patience runs out must not need much of either.
@@ -134,8 +138,10 @@ _TOO_LARGE: Final = _failure(
     413, f"the review has more than {MAX_BODY // 2**20} MiB, which is as much as driftwall reads"
 )
 _NOT_JSON: Final = _failure(415, "a review is sent with Content-Type: application/json")
-_INTERNAL: Final = _failure(500, "driftwall failed while it decided this write; the reason is in its log")
-_NO_POLICIES: Final = _failure(503, "driftwall has not loaded its policies yet")
+_INTERNAL: Final = _failure(
+    500, "driftwall failed while it decided this write; the reason is in its log", reason="internal"
+)
+_NO_POLICIES: Final = _failure(503, "driftwall has not loaded its policies yet", reason="policies")
 # The API server tries again by itself if it is told when, and its own time is not up.
 _TRY_AGAIN: Final = ((b"retry-after", b"1"),)
 
@@ -198,7 +204,7 @@ class ReviewServer:
         await send(reply.body)
         # After the answer is out: nobody waits for metrics or log, and their failure is no longer the write's.
         if decided is None:
-            self._metrics.error(reply.start["status"])
+            self._metrics.error(reply.start["status"], reply.reason)
             return
         review, outcome = decided.review, decided.outcome
         if isinstance(outcome, Mutation):
@@ -236,13 +242,13 @@ class ReviewServer:
             return _TOO_LARGE, None
         except Overloaded as error:
             _log.warning("a review is told to come again: %s", error)
-            return _failure(503, str(error), _TRY_AGAIN), None
+            return _failure(503, str(error), _TRY_AGAIN, reason="memory"), None
         except MalformedReview as error:
             _log.warning("a call that is no review: %s", error)
             return _failure(error.status, str(error)), None
         except LookupFailed as error:
             _log.error("no verdict on %s: %s", _shown(review), error)
-            return _failure(500, str(error)), None
+            return _failure(500, str(error), reason="lookup"), None
         except _Gone:
             raise
         except Exception:  # noqa: BLE001 - whatever it is, RecursionError and MemoryError too, it is no allow

@@ -35,7 +35,7 @@ _PAGE: Final = """\
 # What is counted, and by which label.
 _COUNTS: Final = (
     ("reviews", "driftwall_reviews_total", "verdict"),
-    ("no verdict, HTTP", "driftwall_review_errors_total", "status"),
+    ("no verdict", "driftwall_review_errors_total", "reason"),
     ("break-glass", "driftwall_break_glass_total", "action"),
 )
 

@@ -29,6 +29,7 @@ from .address import Guarded, guarded, port_of
 from .clock import Clock
 from .control_plane import ControlPlane
 from .driftwall import COMMAND, POLICIES, Driftwall
+from .flood import POST, Flood, connected
 from .hands import Outcome
 from .kinds import FLUX, gizmos
 from .memory_group import MemoryGroup
@@ -109,16 +110,6 @@ def of_level(server: Driftwall, level: str) -> list[str]:
 # ── 1. bodies over the cap, without a length, slow, never ending; idle connections; handshakes left half-way ─────────
 
 
-def connected(client: Client) -> ssl.SSLSocket:
-    assert client.tls is not None
-    raw = socket.socket()
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # little that is not read fits in between
-    raw.settimeout(PATIENCE)
-    raw.connect(("127.0.0.1", client.port))
-    return client.tls.wrap_socket(raw, server_hostname="localhost")
-
-
-POST = b"POST /validate HTTP/1.1\r\nHost: driftwall\r\nContent-Type: application/json\r\n"
 GET = b"GET /nowhere HTTP/1.1\r\nHost: driftwall\r\n\r\n"
 # What a slow caller sends first, and then again and again.
 SLOW = {
@@ -435,32 +426,31 @@ def test_5_a_bad_certificate_is_not_taken_and_a_good_one_fails_no_call(
         "the certificate holds no certificate": pki.KeyPair(certificate=first.certificate[:200], key=first.key),
         "the key is no private key": pki.KeyPair(certificate=first.certificate, key=b""),
     }
-    with (
-        place.by(tmp_path / "server", flags=flags) as server,
-        Writes(place.plane, lambda *_: writers.wrong()) as writes,
-    ):
-        for problem, wrong in bad.items():
-            put(wrong.certificate, wrong.key)
+    with place.by(tmp_path / "server", flags=flags) as server:
+        writers.are_told_apart()
+        with Writes(place.plane, lambda *_: writers.wrong()) as writes:
+            for problem, wrong in bad.items():
+                put(wrong.certificate, wrong.key)
 
-            def told(problem: str = problem) -> bool:
-                return problem in of_level(server, "warning")[-1]
+                def told(problem: str = problem) -> bool:
+                    return problem in of_level(server, "warning")[-1]
 
-            place.plane.wait_for(told, f"{problem!r} to be told")
-            assert readiness(server)[0] == 200
-            with connected(client_of(place, server)) as new:
-                assert new.getpeercert(binary_form=True) == ssl.PEM_cert_to_DER_cert(first.certificate.decode())
-            writes.go_on(2)
-        for _ in range(20):
-            good = pair()
-            put(good.certificate, good.key)
-            shown = ssl.PEM_cert_to_DER_cert(good.certificate.decode())
-
-            def served(shown: bytes = shown) -> bool:
+                place.plane.wait_for(told, f"{problem!r} to be told")
+                assert readiness(server)[0] == 200
                 with connected(client_of(place, server)) as new:
-                    return new.getpeercert(binary_form=True) == shown
+                    assert new.getpeercert(binary_form=True) == ssl.PEM_cert_to_DER_cert(first.certificate.decode())
+                writes.go_on(2)
+            for _ in range(20):
+                good = pair()
+                put(good.certificate, good.key)
+                shown = ssl.PEM_cert_to_DER_cert(good.certificate.decode())
 
-            place.plane.wait_for(served, "the new one to be served")
-        writes.go_on()
+                def served(shown: bytes = shown) -> bool:
+                    with connected(client_of(place, server)) as new:
+                        return new.getpeercert(binary_form=True) == shown
+
+                place.plane.wait_for(served, "the new one to be served")
+            writes.go_on()
     assert writes.failures == []
 
 
@@ -475,6 +465,7 @@ def test_8_a_full_disk_costs_lines_of_the_log_and_no_write(place: Guarded, write
     alone = ("unshare", "--mount") if os.geteuid() == 0 else ("unshare", "--mount", "--map-root-user")
     with place.by(tmp_path / "server", command=[*alone, "sh", "-c", script, "sh", *COMMAND]) as server:
         log = Path(f"/proc/{server.pid}/root{disk}/decisions.jsonl")
+        writers.are_told_apart()
         with Writes(place.plane, lambda *_: writers.wrong(), threads=4) as writes:
             place.plane.wait_for(lambda: metric(server, "log_lines_dropped_total") > 0, "the disk to be full", 60)
             writes.go_on()
@@ -543,38 +534,10 @@ def test_9_a_clock_that_is_an_hour_off_changes_no_verdict(
 LIMIT = 512 * 2**20  # as in deploy/
 
 
-class Flood:
-    """Bodies of which the server gets no byte, and who sends them. `refused` counts those that are to come again."""
-
-    def __init__(self, client: Client, stack: contextlib.ExitStack) -> None:
-        self._client = client
-        self._stack = stack
-        self.refused = 0
-
-    def upload(self, length: int) -> ssl.SSLSocket | None:
-        """A connection on which a body of so many bytes is waited for, until the stack ends; None if it is refused."""
-        connection = self._stack.enter_context(connected(self._client))
-        connection.sendall(POST + b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % length)
-        said = connection.recv(4096)
-        if said.startswith(b"HTTP/1.1 100 "):
-            return connection
-        connection.close()
-        assert said.startswith(b"HTTP/1.1 503 ")
-        assert b"\r\nretry-after: 1\r\n" in said.lower()
-        self.refused += 1
-        return None
-
-    def rises(self) -> None:
-        """Take what memory there is for bodies of ordinary size."""
-        for length in (2**20, 2**16, 2**12, 2**8):
-            while self.upload(length):
-                pass
-
-
 def refusals(server: Driftwall) -> float:
     """How many reviews were told to come again."""
-    found = re.findall(r'(?m)^driftwall_review_errors_total{[^}]*status="503"[^}]*} (\S+)$', server.metrics())
-    return sum(map(float, found))
+    (found,) = re.findall(r'(?m)^driftwall_review_errors_total{reason="memory",status="503"} (\S+)$', server.metrics())
+    return float(found)
 
 
 def test_10_at_its_limit_of_memory_it_says_503_and_the_kernel_kills_nobody(

@@ -25,7 +25,9 @@ from webhook import pki
 from webhook.breakglass import REASON
 from webhook.metrics import Metrics
 from webhook.policy_compiler import load
+from webhook.server import MAX_BODY
 
+from .flood import Flood
 from .processes import free_port
 from .prometheus import Prometheus, promtool
 
@@ -170,9 +172,13 @@ class Scene:
 
     def another_starts_with_bad_policies(self) -> None:
         assert self.second.management.request("GET", "/readyz").status == 503
+        assert self.second.client.post(review()).status == 503  # which is no overload
 
-    def has_no_policies_to_decide_by(self) -> None:
-        assert self.second.client.post(review()).status == 503
+    def has_no_memory_for_another_review(self) -> None:
+        with ExitStack() as stack:
+            flood = Flood(self.first.client, stack)
+            while flood.upload(MAX_BODY):
+                pass
 
     def has_other_policies_than_the_other(self) -> None:
         second = self.second
@@ -233,7 +239,7 @@ CAUSES: Sequence[tuple[tuple[str, ...], Callable[[Scene], None]]] = (
     (("DriftwallLogLinesDropped",), Scene.loses_the_folder_of_its_log),
     (("DriftwallPoliciesNotLoaded",), Scene.gets_bad_policies),
     (("DriftwallNotReady",), Scene.another_starts_with_bad_policies),
-    (("DriftwallOverloaded",), Scene.has_no_policies_to_decide_by),
+    (("DriftwallOverloaded",), Scene.has_no_memory_for_another_review),
     (("DriftwallPoliciesDiffer",), Scene.has_other_policies_than_the_other),
     (("DriftwallWorkerRestarts",), Scene.loses_a_process),
     (("DriftwallCertificateExpiresSoon",), Scene.gets_a_certificate_that_ends_soon),
