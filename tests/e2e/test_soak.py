@@ -14,6 +14,6 @@ def test_writes_of_every_verdict_at_full_speed_fail_none_and_leave_memory_where_
     figures = soak(control_plane, tmp_path, SECONDS)
     assert (figures.failures, figures.errors) == ([], [])
     assert figures.writes.keys() == WRITES.keys()
-    assert figures.lines >= figures.reviews >= sum(figures.writes.values())
+    assert figures.reviews >= sum(figures.writes.values())
     assert figures.reads > 0
     assert figures.end < figures.warm + GROWTH, figures
