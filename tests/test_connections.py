@@ -15,7 +15,7 @@ import pytest
 
 from tests.following import wait_for
 from tests.serving import PATIENCE, Certificates, Client, certificates, serving
-from webhook import connections, servers
+from webhook import connections, handshakes, servers
 from webhook.connections import MAX_AHEAD, MAX_HEADERS, MAX_UNREAD, Connection
 from webhook.server import Receive, Scope, Send
 
@@ -219,6 +219,30 @@ def test_one_connection_too_many_ends_the_one_that_is_idle_the_longest(
             assert answers(used)
         busy.sendall(b"xx")
         assert is_answered(busy)
+
+
+def test_one_handshake_too_many_ends_the_one_that_has_taken_the_longest(
+    application: Application, made: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "MAX_HANDSHAKES", 2)
+    with serving(application, made) as client, contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", client.port)
+        oldest, second, newest = (
+            stack.enter_context(socket.create_connection(address, timeout=PATIENCE)) for _ in range(3)
+        )
+        assert is_closed(oldest)
+        with connected(client) as connection:
+            assert answers(connection)
+        assert is_closed(second)
+        assert client.tls is not None
+        with client.tls.wrap_socket(newest, server_hostname="localhost") as connection:
+            assert answers(connection)
+
+
+def test_a_handshake_that_takes_too_long_ends(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handshakes, "HANDSHAKE_SECONDS", SHORT)
+    with socket.create_connection(("127.0.0.1", client.port), timeout=PATIENCE) as silent:
+        assert is_closed(silent)
 
 
 def test_whoever_does_not_answer_the_end_of_a_connection_does_not_hold_up_the_end_of_the_server(

@@ -17,8 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 # The API server keeps idle connections for 90 s; a server that closes them sooner makes writes fail that are just being
 # sent. Prometheus and kubelet do not mind. A new connection is idle, too: Go opens some that it then has no use for.
 KEEP_ALIVE_SECONDS: Final = 120.0
-# A handshake, and headers, are a few packets each; TCP sends a lost one again within seconds.
-HANDSHAKE_SECONDS: Final = 10.0
+# Headers are a few packets; TCP sends a lost one again within seconds.
 HEADERS_SECONDS: Final = 10.0
 # No API server waits longer than this for a webhook, so nobody is there any more to be answered.
 BODY_SECONDS: Final = 30.0

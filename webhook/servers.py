@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import uvicorn
 
-from webhook.connections import HANDSHAKE_SECONDS, KEEP_ALIVE_SECONDS, Connection, abort, close_late
+from webhook.connections import KEEP_ALIVE_SECONDS, Connection, abort, close_late
 from webhook.errors import DriftwallError
+from webhook.handshakes import Entrance
 from webhook.settings import Address, Option
 
 # What is in flight at shutdown gets as long as the API server waits for a webhook by default; kubelet kills after 30 s.
@@ -27,9 +28,13 @@ BACKLOG: Final = 2048
 # Connections at once. Each takes 65 KB, an API server has as many as writes in flight (200 by default) for every one of
 # ours, and seldom are more than five in a cluster.
 MAX_CONNECTIONS: Final = 1024
-# Files that are open at once: those connections, as many again that are about to be one, since a handshake may take its
-# time, and our own. Where the kernel refuses one more, a connection is closed as soon as it comes.
-MAX_FILES: Final = 2 * MAX_CONNECTIONS
+# And those whose handshake is not done yet: if it never is, one may still take two seconds where 250 begin each second.
+MAX_HANDSHAKES: Final = 512
+# Connections to the port for kubelet, Prometheus and people.
+MAX_MANAGEMENT: Final = 128
+# Files that are open at once: all of those, and 384 of our own, of which a few dozen are seen. Where the kernel allows
+# fewer, each has its share of these.
+MAX_FILES: Final = 2048
 
 _CLOSE: Final = (b"connection", b"close")
 
@@ -67,6 +72,7 @@ class Server(uvicorn.Server):
         config.ssl = tls
         super().__init__(config)
         self._sockets = sockets
+        self._entering: list[asyncio.Task[None]] = []
         self.accepting = asyncio.Event()
 
     @contextlib.contextmanager
@@ -77,13 +83,12 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and tell those who wait for :attr:`accepting`.
 
-        As uvicorn does, which has no way to say how long a handshake may take.
+        As uvicorn does, which has no way to say how long a handshake may take, or how many there may be.
         """
         await self.lifespan.startup()
         loop = asyncio.get_running_loop()
         tls = self.config.ssl
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, files // 2)
+        most = _share(MAX_CONNECTIONS if tls else MAX_MANAGEMENT)
 
         def connection() -> Connection:
             state = self.lifespan.state
@@ -91,23 +96,27 @@ class Server(uvicorn.Server):
                 most=most, config=self.config, server_state=self.server_state, app_state=state, _loop=loop
             )
 
-        self.servers = [
-            await loop.create_server(
-                connection,
-                sock=listener,
-                ssl=tls,
-                backlog=BACKLOG,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS if tls else None,
-            )
-            for listener in sockets or []
-        ]
+        self.servers = []
+        for listener in sockets or []:
+            entrance = Entrance(listener, connection, tls=tls, most=_share(MAX_HANDSHAKES))
+            self._entering.append(loop.create_task(entrance.run()))
         self.started = True
         self.accepting.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let nobody in any more, and leave the rest to uvicorn."""
+        for entering in self._entering:
+            entering.cancel()
+        await asyncio.wait(self._entering)
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Look after the connections, once a second: uvicorn calls this ten times as often."""
         if counter % 10 == 0:
             close_late(self.server_state.connections, time.monotonic())
+            for entering in self._entering:
+                if entering.done():
+                    entering.result()  # raises what it came to grief on: a server that lets nobody in must not go on
         return await super().on_tick(counter)
 
     async def run_to_end(self) -> None:
@@ -143,6 +152,12 @@ def limit_files() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_FILES if most == resource.RLIM_INFINITY else min(MAX_FILES, most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+def _share(of_max_files: int) -> int:
+    """So many, or the same part of the files that this process may have open."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return of_max_files if files == resource.RLIM_INFINITY else min(of_max_files, files * of_max_files // MAX_FILES)
 
 
 def listen(option: Option, address: Address) -> socket.socket:

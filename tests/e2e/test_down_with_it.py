@@ -188,17 +188,33 @@ def test_1_whoever_sends_without_end_or_not_at_all_is_cut_off_and_everybody_else
         assert of_level(server, "error") == []
 
 
-def test_1_a_socket_too_many_is_closed_and_all_is_well_once_there_are_fewer(
+def test_1_handshakes_without_end_take_no_file_from_anybody_else(
     place: Guarded, writers: Writers, tmp_path: Path
 ) -> None:
-    with place.by(tmp_path / "server", command=["prlimit", "--nofile=100:100", *COMMAND]) as server:
+    with place.by(tmp_path / "server", command=["prlimit", "--nofile=200:200", *COMMAND]) as server:
         writers.are_told_apart()
-        with contextlib.ExitStack() as stack:
-            there = ("127.0.0.1", port_of(server))
-            many = [stack.enter_context(socket.create_connection(there, timeout=PATIENCE)) for _ in range(200)]
-            # The last ones cannot be let in, and are not kept waiting.
-            assert outlasted(many[-1], b"", threading.Event())
-        place.plane.wait_for(lambda: writers.wrong() is None, "all to be well")
+        there, give_up = ("127.0.0.1", port_of(server)), threading.Event()
+        begun: list[socket.socket] = []
+
+        def begin_handshakes() -> None:
+            while not give_up.wait(0.01):  # 100 each second
+                begun.append(sockets.enter_context(socket.create_connection(there, timeout=PATIENCE)))
+                begun[-1].sendall(HELLO)
+
+        with (
+            contextlib.ExitStack() as sockets,
+            concurrent.futures.ThreadPoolExecutor(1) as pool,
+            contextlib.ExitStack() as stack,
+        ):
+            stack.callback(give_up.set)
+            attack = pool.submit(begin_handshakes)
+            place.plane.wait_for(lambda: len(begun) > 300, "more of them than there are files")
+            assert client_of(place, server).post(review()).status == 200  # on a connection of its own
+            writers.are_told_apart()
+            (server.policies / "policies.yaml").write_text("no: policy")
+            place.plane.wait_for(lambda: readiness(server)[1] != "ok\n", "the policies to be read")
+            writers.are_told_apart()
+            assert not attack.done()
 
 
 # ── 2. nesting, tiny maps, alias bombs, slow expressions ─────────────────────────────────────────────────────────────
