@@ -1,6 +1,8 @@
 """Policies as custom resources and as files, on the real API server: what takes effect, what does not, who may."""
 
 import json
+import re
+import signal
 import ssl
 import urllib.error
 import urllib.request
@@ -261,6 +263,12 @@ def listings(plane: ControlPlane) -> Counter[str]:
     return Counter(event["objectRef"]["resource"] for event in events if event["verb"] == "list")
 
 
+def gone(server: Driftwall) -> set[str]:
+    """The resources of which the API server has told it that what it had seen is gone."""
+    said = (re.match(r"/apis/.+/(\w+): .+ \(410 Gone\)", line["message"]) for line in server.messages())
+    return {found[1] for found in said if found}
+
+
 @pytest.fixture
 def alone(cluster: Cluster, tmp_path: Path) -> Iterator[Driftwall]:
     """A driftwall that is put in the way by nobody, and may complain."""
@@ -317,12 +325,17 @@ def test_down_with_it_7_without_an_api_server_decisions_go_on_from_what_is_known
     plane.kill_api_server()
     try:
         goes_on("could not be looked up: ")
+        driftwall.signal(signal.SIGSTOP)  # until the new one is all there: sooner, it would have other answers for it
     finally:
         plane.restart_api_server()
-    # What it had seen last is too old for the new one to go on from: 410 Gone, in the watch that it begins anew.
     plane.wait_for(lambda: not guarded.edits(), "the policy still to be in force")
     guarded.write("flux", policy("kept", "warn"))
     plane.wait_for(guarded.edits, "the change after the restart")
+    assert not gone(driftwall)
+    driftwall.signal(signal.SIGCONT)
+    # What it had seen last is too old for the new one to go on from.
+    plane.wait_for(lambda: gone(driftwall) == {"driftpolicies", "driftwallconfigs"}, "410 Gone in each watch")
+    plane.wait_for(lambda: client.post(edit).json["response"]["allowed"], "the change that it has missed")
     plane.wait_for(lambda: ready_says(driftwall) == (200, ["ok"]), "all to be well")
     assert listings(plane) >= before + Counter(driftpolicies=1, driftwallconfigs=1)
 

@@ -106,6 +106,7 @@ class Mirror:
                     self._list()
                 failures = 0 if self._watch() else failures + 1
             except _Again:
+                _log.info("%s: the API server has forgotten what was seen last (410 Gone): listing anew", self._path)
                 self._version = ""
                 failures += 1
             except LookupFailed as error:
