@@ -1,6 +1,6 @@
 """Line 6 of "Down with it" in THREATS.md: one of two replicas is killed, stopped, or told to end, under load.
 
-Everything killed is in test_webhook_config.py: the control plane's own goes on by the configuration that is printed.
+Where each line has its tests is told in test_down_with_it.py.
 """
 
 import signal

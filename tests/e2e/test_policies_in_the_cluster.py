@@ -280,9 +280,7 @@ def alone(cluster: Cluster, tmp_path: Path) -> Iterator[Driftwall]:
         server.kill()
 
 
-def test_down_with_it_7_without_an_api_server_decisions_go_on_from_what_is_known(
-    guarded: Cluster, alone: Driftwall
-) -> None:
+def test_7_without_an_api_server_decisions_go_on_from_what_is_known(guarded: Cluster, alone: Driftwall) -> None:
     plane, driftwall = guarded.plane, alone
     client = Client(
         port=int(driftwall.url.rpartition(":")[2]), tls=ssl.create_default_context(cafile=str(driftwall.ca_file))

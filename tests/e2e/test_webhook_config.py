@@ -176,7 +176,7 @@ def test_a_namespace_is_left_out_by_a_label_that_is_the_servers(printed: Printed
     assert f"`{NAME_LABEL}`, which the API server itself sets from v1.21 on" in security
 
 
-def test_the_control_plane_gets_on_when_driftwall_is_dead(printed: Printed) -> None:
+def test_6_the_control_plane_gets_on_when_everything_of_driftwall_is_killed(printed: Printed) -> None:
     plane = printed.plane
     lease = "/apis/coordination.k8s.io/v1/namespaces"
     printed.server.kill()
