@@ -44,17 +44,20 @@ def render(values: Values | None = None, *, namespace: str = NAMESPACE, chart: P
     return [document for text in texts for document in yaml.safe_load_all(text) if document]
 
 
-def build(kubectl: Path, overlay: str) -> list[Object]:
-    """An overlay's objects, as ``kubectl kustomize`` prints them."""
+def build(kubectl: Path, overlay: str, kustomization: str = "") -> list[Object]:
+    """An overlay's objects, as ``kubectl kustomize`` prints them; ``kustomization`` makes one of this name."""
     said = subprocess.run([kubectl, "version", "--client", "-o", "json"], capture_output=True, text=True, check=True)
     minor = int(json.loads(said.stdout)["clientVersion"]["minor"].rstrip("+"))
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "deploy")
         shutil.copytree(DEPLOY, copy, ignore=shutil.ignore_patterns("chart", "__pycache__"))
+        path = copy / "kustomize" / "overlays" / overlay
+        if kustomization:
+            path.mkdir()
+            (path / "kustomization.yaml").write_text(kustomization)
         if minor < 21:
             for file in copy.rglob("kustomization.yaml"):
                 _for_old_kustomize(file)
-        path = copy / "kustomize" / "overlays" / overlay
         built = subprocess.run([kubectl, "kustomize", path], capture_output=True, text=True, check=False)
         assert built.returncode == 0, built.stderr
     found = [document for document in yaml.safe_load_all(built.stdout) if document]
@@ -68,7 +71,12 @@ def _for_old_kustomize(file: Path) -> None:
     resources = document.pop("resources")
     document["resources"] = [name for name in resources if name.endswith(".yaml")]
     document["bases"] = [name for name in resources if not name.endswith(".yaml")]
-    document["patchesStrategicMerge"] = [patch["path"] for patch in document.pop("patches", [])]
+    patches = document.pop("patches", [])
+    document["patchesStrategicMerge"] = [patch["path"] for patch in patches if "path" in patch]
+    document["patchesJson6902"] = []
+    for number, patch in enumerate(patch for patch in patches if "patch" in patch):
+        (file.parent / f"{number}.yaml").write_text(patch["patch"])
+        document["patchesJson6902"].append({"target": patch["target"], "path": f"{number}.yaml"})
     file.write_text(yaml.safe_dump(document))
 
 

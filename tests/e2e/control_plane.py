@@ -162,7 +162,7 @@ class ControlPlane:
         Raises KubectlError if it fails under `check`, KeyError for an unknown user, subprocess.TimeoutExpired.
         """
         assert self._binaries is not None
-        kubeconfig = self.kubeconfig(user) if token is None else self._kubeconfig_of_token(token)
+        kubeconfig = self.kubeconfig(user) if token is None else self.kubeconfig_of(token)
         variables = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(self.folder / "home"),
@@ -187,6 +187,10 @@ class ControlPlane:
     def kubeconfig(self, user: str) -> Path:
         """The kubeconfig of a user; raises KeyError for one that is not known."""
         return self._write_kubeconfig(user, self.token(user))
+
+    def kubeconfig_of(self, token: str) -> Path:
+        """The kubeconfig of whoever has this token."""
+        return self._write_kubeconfig(f"token-{hashlib.sha256(token.encode()).hexdigest()[:12]}", token)
 
     def token(self, user: str) -> str:
         """The bearer token of a user; raises KeyError for one that is not known."""
@@ -329,9 +333,6 @@ class ControlPlane:
         return registration.is_in_force(self._api, kind, probe, token=self.token("admin"))
 
     # Files
-
-    def _kubeconfig_of_token(self, token: str) -> Path:
-        return self._write_kubeconfig(f"token-{hashlib.sha256(token.encode()).hexdigest()[:12]}", token)
 
     def _write_kubeconfig(self, user: str, token: str) -> Path:
         path = self.folder / f"kubeconfig-{user.replace(':', '-')}.json"  # KUBECONFIG is a list, with colons between

@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from itertools import product
 from pathlib import Path
 
 import yaml
@@ -69,8 +72,8 @@ def kubectl(plane: ControlPlane, *arguments: str, objects: list[Object]) -> str:
     return plane.kubectl(*arguments, *validation, "-f", "-", stdin=text).stdout
 
 
-def overlay(name: str) -> list[Object]:
-    return build(binaries.find().kubectl, name)
+def overlay(name: str, kustomization: str = "") -> list[Object]:
+    return build(binaries.find().kubectl, name, kustomization)
 
 
 def client(plane: ControlPlane) -> Api:
@@ -106,3 +109,54 @@ def shell(plane: ControlPlane, command: str, *, at: Path = ROOT) -> subprocess.C
     )
     assert done.returncode == 0, (command, done.stdout, done.stderr)
     return done
+
+
+# Rights
+
+# Where a right holds (a namespace, or everywhere), group, resource, verb, and of which object (or of any).
+Right = tuple[str, str, str, str, str]
+
+
+def rights(objects: Sequence[Object]) -> set[Right]:
+    """All that the roles among these objects give, one by one."""
+    roles = [each for each in objects if each["kind"] in ("ClusterRole", "Role")]
+    return {
+        (role["metadata"].get("namespace", ""), *one)
+        for role in roles
+        for rule in role["rules"]
+        for one in product(rule["apiGroups"], rule["resources"], rule["verbs"], rule.get("resourceNames", [""]))
+    }
+
+
+def taken(request: Object) -> set[Right]:
+    """The rights that a request takes: an apply that finds nothing has to be allowed to create, too."""
+    ref = request["objectRef"]
+    resource = "/".join(filter(None, (ref["resource"], ref.get("subresource"))))
+    verbs = {request["verb"]} | ({"create"} if request["responseStatus"]["code"] == 201 else set())
+    return {(ref.get("namespace", ""), ref.get("apiGroup", ""), resource, verb, ref.get("name", "")) for verb in verbs}
+
+
+def gives(right: Right, wanted: Right) -> bool:
+    """Whether the right is enough for what is wanted."""
+    (namespace, *what, name), (its_namespace, *its, its_name) = right, wanted
+    same = all(mine in ("*", wants) for mine, wants in zip(what, its, strict=True))
+    return same and namespace in ("", its_namespace) and name in ("", its_name)
+
+
+def requests_of(plane: ControlPlane, user: str, begun: int) -> list[Object]:
+    """What a user has asked of the API server, but for what everybody may ask: which APIs there are.
+
+    `begun` is how many lines of the audit log named the user before.
+    """
+    own = [event for event in list(plane.audit_events(user))[begun:] if event["user"]["username"] == user]
+    return [event for event in own if "resource" in event.get("objectRef", {})]
+
+
+def all_are_used_and_no_other_is_wanted(
+    given: set[Right], requests: Sequence[Object], more: AbstractSet[Right] = frozenset()
+) -> None:
+    """Assert that these requests take every right that is given, and nothing but these, or `more`."""
+    wanted = {right for request in requests for right in taken(request)}
+    assert sorted(right for right in given if not any(gives(right, one) for one in wanted)) == []
+    assert sorted(one for one in wanted if not any(gives(right, one) for right in given | more)) == []
+    assert [each["requestURI"] for each in requests if each["responseStatus"]["code"] == 403] == []

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 
 import pytest
 import yaml
@@ -18,7 +17,17 @@ import yaml
 from tests.deploying import DEPLOY, NAMESPACE, Object, commands
 
 from .control_plane import ControlPlane
-from .installing import bundles, found, installed, kubectl, overlay, shell
+from .installing import (
+    all_are_used_and_no_other_is_wanted,
+    bundles,
+    found,
+    installed,
+    kubectl,
+    overlay,
+    requests_of,
+    rights,
+    shell,
+)
 from .kinds import WIDGETS
 from .network import Network
 from .node import Node, Replica
@@ -202,10 +211,7 @@ class Installed:
     begun: int
 
     def requests(self) -> list[Object]:
-        """What driftwall has asked of the API server, but for what everybody may ask: which APIs there are."""
-        events = list(self.cluster.plane.audit_events(USER))[self.begun :]
-        own = [event for event in events if event["user"]["username"] == USER]
-        return [event for event in own if "resource" in event.get("objectRef", {})]
+        return requests_of(self.cluster.plane, USER, self.begun)
 
 
 @pytest.fixture(scope="module")
@@ -294,34 +300,6 @@ def test_a_hundred_reloads_of_policies_fail_no_write_and_let_none_through(custom
 
 # Rights
 
-# Where a right holds (a namespace, or everywhere), group, resource, verb, and of which object (or of any).
-Right = tuple[str, str, str, str, str]
-
-
-def rights(objects: Sequence[Object]) -> set[Right]:
-    """All that the roles among these objects give, one by one."""
-    roles = [each for each in objects if each["kind"] in ("ClusterRole", "Role")]
-    return {
-        (role["metadata"].get("namespace", ""), *one)
-        for role in roles
-        for rule in role["rules"]
-        for one in product(rule["apiGroups"], rule["resources"], rule["verbs"], rule.get("resourceNames", [""]))
-    }
-
-
-def taken(request: Object) -> set[Right]:
-    """The rights that a request takes: an apply that finds nothing has to be allowed to create, too."""
-    ref = request["objectRef"]
-    resource = "/".join(filter(None, (ref["resource"], ref.get("subresource"))))
-    verbs = {request["verb"]} | ({"create"} if request["responseStatus"]["code"] == 201 else set())
-    return {(ref.get("namespace", ""), ref.get("apiGroup", ""), resource, verb, ref.get("name", "")) for verb in verbs}
-
-
-def gives(right: Right, wanted: Right) -> bool:
-    """Whether the right is enough for what is wanted."""
-    (namespace, *what, name), (its_namespace, *its, its_name) = right, wanted
-    return what == its and namespace in ("", its_namespace) and name in ("", its_name)
-
 
 def test_every_right_is_used_and_no_other_is_wanted(custom: Installed) -> None:
     cluster, plane = custom.cluster, custom.cluster.plane
@@ -336,11 +314,7 @@ def test_every_right_is_used_and_no_other_is_wanted(custom: Installed) -> None:
         given = rights(overlay("custom-resources"))
         # The API server writes the watch of a custom resource down when it ends, which is after half a minute.
         plane.wait_for(lambda: len(watched(custom)) == 2, "the end of a watch of each kind", seconds=60)
-        wanted = {right for request in custom.requests() for right in taken(request)}
-        assert sorted(right for right in given if not any(gives(right, one) for one in wanted)) == []
-        more = given | rights(scalable["items"])
-        assert sorted(one for one in wanted if not any(gives(right, one) for right in more)) == []
-        assert [each["requestURI"] for each in custom.requests() if each["responseStatus"]["code"] == 403] == []
+        all_are_used_and_no_other_is_wanted(given, custom.requests(), more=rights(scalable["items"]))
     finally:
         plane.kubectl("delete", "-f", "-", stdin=json.dumps(scalable))
 

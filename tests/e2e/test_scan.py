@@ -3,12 +3,11 @@
 import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -18,10 +17,11 @@ from webhook import cli
 from webhook.cluster.connection import JSON, Answer, Offline, connect
 from webhook.cluster.listing import Listing
 
-from .api import Api, Object
+from .api import Object
 from .control_plane import ControlPlane
 from .driftwall import Driftwall
 from .hands import Hands, apply, create_widgets, ways
+from .installing import all_are_used_and_no_other_is_wanted, requests_of, rights
 from .kinds import KINDS, Kind, encoded, of_flux, unmanaged
 from .people import Person, config_map, manifest, path_of, pods_of, stored
 from .people import of_flux as marked
@@ -575,23 +575,24 @@ def report_definition(kind: str, scope: str) -> Object:
     return manifest("apiextensions.k8s.io/v1", "CustomResourceDefinition", f"{plural}.wgpolicyk8s.io", None, spec=spec)
 
 
+JOB = "system:serviceaccount:driftwall-system:driftwall-scan"
+ROLES: Sequence[Object] = list(yaml.safe_load_all((DEPLOY / "kustomize/overlays/scan/rbac.yaml").read_text()))
+
+
 @pytest.fixture
-def job(control_plane: ControlPlane, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Scanner:
+def job(control_plane: ControlPlane, capsys: pytest.CaptureFixture[str]) -> Scanner:
     """The service account of the CronJob, with the rights that it is installed with."""
-    for each in yaml.safe_load_all((DEPLOY / "kustomize/overlays/scan/rbac.yaml").read_text()):
+    for each in ROLES:
         if each["kind"] != "ServiceAccount":
             control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(each))
     token = control_plane.service_account_token("driftwall-system", "driftwall-scan")
-    port = urlsplit(control_plane.url).port
-    assert port is not None
-    file = tmp_path / "kubeconfig.json"
-    file.write_text(Api(port, control_plane.ca_pem.decode()).kubeconfig("driftwall-scan", token=token))
-    return Scanner(file, capsys)
+    return Scanner(control_plane.kubeconfig_of(token), capsys)
 
 
-def test_the_job_writes_a_report_for_each_namespace_with_the_rights_that_it_is_installed_with(
+def test_the_job_writes_a_report_for_each_namespace_with_the_rights_that_it_is_installed_with_and_no_less(
     control_plane: ControlPlane, job: Scanner, drift: Found, tmp_path: Path
 ) -> None:
+    begun = sum(1 for _ in control_plane.audit_events(JOB))
     args = ["--policy-reports", "--exit-zero"]
     missing = job(*args)
     assert missing.code == 69
@@ -629,6 +630,7 @@ def test_the_job_writes_a_report_for_each_namespace_with_the_rights_that_it_is_i
     assert job(*args).code == 0
     emptied = control_plane.get(path)
     assert (emptied["summary"]["pass"], emptied["summary"]["fail"], emptied["results"]) == (0, 0, [])
+    all_are_used_and_no_other_is_wanted(rights(ROLES), requests_of(control_plane, JOB, begun))
     # What it may not do.
     assert "forbidden" in job("--manifests", str(written(tmp_path, hands.manifest, namespace))).err
 
