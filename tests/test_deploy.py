@@ -276,13 +276,16 @@ def test_driftwall_takes_the_arguments_of_the_base() -> None:
 
 @pytest.mark.parametrize("source", ["files", "customResources"])
 @pytest.mark.parametrize("reports", [True, False])
-def test_driftwall_takes_the_arguments_that_it_scans_with(reports: bool, source: str) -> None:
+@pytest.mark.parametrize("gateway", ["http://pushgateway.monitoring:9091", None])
+def test_driftwall_takes_the_arguments_that_it_scans_with(reports: bool, source: str, gateway: str | None) -> None:
     scan = {"enabled": True, "policyReports": reports, "extraArgs": ["--exclude-resources=secrets"]}
+    scan |= {"pushgateway": gateway or ""}
     objects = render({"policies": {"source": source}, "scan": scan})
     job = named(objects)["CronJob driftwall-scan"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     (container,) = job["containers"]
     parsed = cli.build_parser("scan").parse_args(container["args"])
-    assert (parsed.policy_reports, parsed.exit_zero, parsed.exclude_resources) == (reports, reports, "secrets")
+    assert (parsed.policy_reports, parsed.exclude_resources, parsed.pushgateway) == (reports, "secrets", gateway)
+    assert parsed.exit_zero == (reports or gateway is not None)
     mounted = [mount["mountPath"] for mount in container.get("volumeMounts", [])]
     assert mounted == ([parsed.policies] if source == "files" else [])
     assert (parsed.policies == "cluster") == (source == "customResources")

@@ -153,7 +153,7 @@ def test_the_bounds_of_the_log_file_are_numbers(flag: str, most: int) -> None:
 @pytest.mark.parametrize("text", ["", "localhost:4318", "http://", "ftp://collector", "http://a b"])
 def test_a_collector_is_named_by_its_url(text: str) -> None:
     assert problems({**REQUIRED, "otlp_endpoint": text}) == [
-        f"--otlp-endpoint: {text!r} is no URL, such as http://localhost:4318"
+        f"--otlp-endpoint: {text!r} is no URL, such as http://HOST:PORT"
     ]
 
 

@@ -9,8 +9,9 @@ DriftwallError
 ├── SettingsError        a flag or an environment variable is wrong
 ├── CertificateError     a certificate or key cannot be read, does not match, or is not valid
 │   └── NotYetValid      it will be: somebody's clock is wrong
-└── ClusterError         the API server refused or failed a call that no review waits for
-    └── Conflict         somebody else wrote the object first
+├── ClusterError         the API server refused or failed a call that no review waits for
+│   └── Conflict         somebody else wrote the object first
+└── PushFailed           a Pushgateway does not take the metrics of a scan
 
 A refused write is no error: it is a Decision.
 """
@@ -76,3 +77,7 @@ class ClusterError(DriftwallError):
 
 class Conflict(ClusterError):
     """Somebody else wrote the object since it was read; read it again."""
+
+
+class PushFailed(DriftwallError):
+    """A Pushgateway does not have the metrics of a scan; what the scan has found holds all the same."""

@@ -119,7 +119,7 @@ class Values:
         key, value = given
         if _URL.match(value):
             return value
-        self.problems.append(f"{key}: {value!r} is no URL, such as http://localhost:4318")
+        self.problems.append(f"{key}: {value!r} is no URL, such as http://HOST:PORT")
         return None
 
     def service(self, option: Option) -> Service | None:

@@ -1,6 +1,7 @@
 """What is in deploy/, on a real API server: accepted, installed twice, upgraded, removed; and the emergency page."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -41,7 +42,7 @@ CHOICES: Sequence[Object] = (
         "affinity": {"nodeAffinity": {}},
         "rbac": {"scalable": [{"apiGroups": ["argoproj.io"], "resources": ["rollouts"]}]},
         "config": {"exemptNamespaces": []},
-        "scan": {"enabled": True, "policyReports": False, "extraArgs": ["--exclude-resources=secrets"]},
+        "scan": {"enabled": True, "policyReports": False, "pushgateway": "http://pushgateway.monitoring:9091"},
     },
 )
 
@@ -96,10 +97,20 @@ def test_kustomize_and_the_chart_agree(name: str) -> None:
         assert rendered[key] == each
 
 
+def scan_of_the_chart(**values: object) -> Object:
+    without, rendered = named(render()), named(render({"scan": {"enabled": True, **values}}))
+    return {key: each for key, each in rendered.items() if key not in without}
+
+
 def test_the_scan_is_the_same_by_kustomize_and_by_the_chart() -> None:
-    without = named(render())
-    rendered = {key: each for key, each in named(render({"scan": {"enabled": True}})).items() if key not in without}
-    assert named(overlay("scan")) == rendered
+    assert named(overlay("scan")) == scan_of_the_chart()
+
+
+def test_the_overlay_on_the_page_gives_the_scan_a_pushgateway_as_the_chart_does() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (DEPLOY / "README.md").read_text(), re.DOTALL)
+    (shown,) = (block for block in blocks if "--pushgateway" in block)
+    gateway = "http://pushgateway.monitoring:9091"
+    assert named(overlay("own", shown)) == scan_of_the_chart(pushgateway=gateway)
 
 
 def test_the_api_server_accepts_every_object_of_every_overlay(plane: ControlPlane) -> None:

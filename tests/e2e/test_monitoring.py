@@ -1,4 +1,5 @@
-"""Alerts, dashboard and documentation against a real Prometheus that scrapes a real `driftwall serve`.
+"""Alerts, dashboard and documentation against a real Prometheus, which scrapes a real `driftwall serve` and a real
+Pushgateway to which real scans push.
 
 Each alert is made to fire by what it is there for. Only how long that has to last is taken out of the rules.
 """
@@ -21,15 +22,19 @@ import yaml
 from tests.following import wait_for
 from tests.running import Process, started
 from tests.serving import HOSTS, POLICY, Answer, Certificates, certificates, deployment, review
-from webhook import pki
+from webhook import cli, pki
 from webhook.breakglass import REASON
 from webhook.metrics import Metrics
 from webhook.policy_compiler import load
+from webhook.scan_metrics import collect
+from webhook.scanning import Totals
 from webhook.server import MAX_BODY
 
+from .control_plane import ControlPlane
 from .flood import Flood
+from .people import Person, config_map, of_flux
 from .processes import free_port
-from .prometheus import Prometheus, promtool
+from .prometheus import Prometheus, Pushgateway, promtool
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ALERTS = DEPLOY / "monitoring" / "alerts.yaml"
@@ -59,6 +64,19 @@ spec:
   breakGlass: {{groups: [sre]}}
 """
 PAUSED = {**deployment(2), "spec": {"replicas": 2, "paused": True}}
+# Where somebody edits what Flux has applied, in a cluster with a name.
+SHOP = "monitored"
+SCANNED_BY = """\
+apiVersion: driftwall.io/v1alpha1
+kind: DriftwallConfig
+metadata: {name: default}
+spec: {clusterId: prod}
+---
+apiVersion: driftwall.io/v1alpha1
+kind: DriftPolicy
+metadata: {name: declared}
+spec: {protect: {declared: true}}
+"""
 SCALE = {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": deployment(2)["metadata"]}
 
 
@@ -87,10 +105,13 @@ class Silent:
 
 
 class Scene:
-    """A replica that is well, a second one that is still to come, and the Prometheus that watches both."""
+    """A replica that is well, a second one that is still to come, scans of a cluster, and a Prometheus for all."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, plane: ControlPlane) -> None:
         self._stack = stack
+        self._plane = plane
+        self._policies = folder / "scanned-by.yaml"
+        self._policies.write_text(SCANNED_BY)
         self._folders = {name: folder / name for name in ("first", "second", "prometheus")}
         for each in self._folders.values():
             each.mkdir()
@@ -109,7 +130,9 @@ class Scene:
         self._second: Process | None = None
         self._second_at = f"127.0.0.1:{free_port()}"
         targets = [f"127.0.0.1:{self.first.management.port}", self._second_at]
-        self.prometheus = stack.enter_context(Prometheus(self._folders["prometheus"], targets, without_delay(RULES)))
+        self.gateway = stack.enter_context(Pushgateway(folder)).address
+        scraped = (targets, self.gateway)
+        self.prometheus = stack.enter_context(Prometheus(self._folders["prometheus"], *scraped, without_delay(RULES)))
         self.scraped(targets[0])
 
     def _made(self, name: str, policies: str) -> Certificates:
@@ -199,6 +222,34 @@ class Scene:
     def serves_until_its_certificate_has_expired(self) -> None:
         self._install(timedelta(seconds=3))
 
+    def scans_without_the_right_to_see_all(self) -> None:
+        token = self._plane.service_account_token(self._plane.create_namespace(SHOP), "blind")
+        assert self.scan(self._plane.kubeconfig_of(token)) == 69
+
+    def scans_what_somebody_edited(self) -> None:
+        self.applied_by_flux()
+        alice = Person(plane=self._plane, user="alice", namespace=SHOP)
+        assert alice.patch("configmap/web", {"data": {"port": "81"}}).done
+        self.scan()
+
+    def applied_by_flux(self) -> None:
+        flux = Person(plane=self._plane, user="flux", namespace=self._plane.create_namespace(SHOP))
+        flux.applies(of_flux(config_map("web", SHOP)))
+
+    def removed_by_flux(self) -> None:
+        assert Person(plane=self._plane, user="flux", namespace=SHOP).kubectl("delete", "configmap", "web").done
+
+    def scan(self, kubeconfig: Path | None = None) -> int:
+        """Scan as the CronJob does, and as the administrator unless told otherwise; the exit code."""
+        kubeconfig = kubeconfig or self._plane.kubeconfig("admin")
+        arguments = ["--policies", str(self._policies), "--pushgateway", f"http://{self.gateway}", "--exit-zero"]
+        return cli.main(["scan", "--kubeconfig", str(kubeconfig), *arguments])
+
+    def drifted(self) -> list[float]:
+        """How many objects of the namespace have drifted, as Prometheus has it."""
+        query = f'driftwall_scan_drifted_objects{{job="driftwall-scan",cluster="prod",namespace="{SHOP}"}}'
+        return [value for _, value in self.prometheus.query(query)]
+
     def is_gone(self) -> None:
         for process in (self.first, self.second):
             process.stop(signal.SIGKILL)
@@ -223,9 +274,9 @@ def without_delay(rules: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def scene(tmp_path_factory: pytest.TempPathFactory, control_plane: ControlPlane) -> Iterator[Scene]:
     with ExitStack() as stack:
-        yield Scene(tmp_path_factory.mktemp("monitoring"), stack)
+        yield Scene(tmp_path_factory.mktemp("monitoring"), stack, control_plane)
 
 
 # In this order: the last ones leave nobody who could have the others.
@@ -245,6 +296,8 @@ CAUSES: Sequence[tuple[tuple[str, ...], Callable[[Scene], None]]] = (
     (("DriftwallCertificateExpiresSoon",), Scene.gets_a_certificate_that_ends_soon),
     (("DriftwallCertificateRefused",), Scene.gets_a_key_that_does_not_match),
     (("DriftwallCertificateExpired",), Scene.serves_until_its_certificate_has_expired),
+    (("DriftwallScanStale",), Scene.scans_without_the_right_to_see_all),
+    (("DriftwallDriftFound",), Scene.scans_what_somebody_edited),
 )
 LAST = ("DriftwallAbsent", Scene.is_gone)
 
@@ -263,6 +316,29 @@ def test_an_alert_fires_when_what_it_is_for_happens(
     wait_for(lambda: scene.prometheus.firing() >= set(alerts), f"{alerts} to fire")
 
 
+def test_what_was_put_right_and_what_is_gone_is_drift_no_more_after_the_next_scan(scene: Scene) -> None:
+    scene.scans_what_somebody_edited()
+    wait_for(lambda: scene.drifted() == [1], "the drift")
+    assert "DriftwallScanStale" not in scene.prometheus.firing()
+    scene.applied_by_flux()
+    assert scene.scan() == 0
+    wait_for(lambda: scene.drifted() == [0], "no drift")
+    scene.removed_by_flux()
+    assert scene.scan() == 0
+    wait_for(lambda: scene.drifted() == [], "nothing that is managed")
+
+
+def test_a_scan_that_has_not_seen_all_leaves_drift_and_the_time_of_the_last_success_as_they_were(scene: Scene) -> None:
+    query = "driftwall_scan_last_success_timestamp_seconds"
+    scene.scans_what_somebody_edited()
+    wait_for(lambda: scene.drifted() == [1], "the drift")
+    before = scene.prometheus.query(query)
+    scene.scans_without_the_right_to_see_all()
+    wait_for(lambda: scene.prometheus.query("driftwall_scan_objects == 0"), "the scan that saw nothing")
+    assert len(before) == 1
+    assert (scene.prometheus.query(query), scene.drifted()) == (before, [1])
+
+
 def panels() -> list[tuple[str, str]]:
     """Title and query of each panel."""
     found = json.loads(DASHBOARD.read_text())["panels"]
@@ -275,6 +351,7 @@ def test_every_query_of_the_dashboard_gives_data(scene: Scene) -> None:
     )
     assert answer.status == 200
     scene.second.client.post(review())
+    scene.scans_what_somebody_edited()
     wait_for(lambda: scene.prometheus.query('driftwall_mutations_total{result="unchanged"} > 0'), "the mutation")
     for title, expression in panels():
         query = re.sub(r"\$__(rate_interval|range)", "5m", expression).replace("$job", ".+")
@@ -321,8 +398,10 @@ def exported(folder: Path) -> dict[str, tuple[str, str]]:
     (folder / "policy.yaml").write_text(POLICY)
     metrics = Metrics("1")
     metrics.policies_in_force(load(folder), 1)
+    totals = Totals(managed={("shop", "services"): 1})
+    scanned = collect([], totals, seconds=1, succeeded=datetime.now(UTC))
     found = {}
-    for family in metrics.registry.collect():
+    for family in (*metrics.registry.collect(), *scanned.collect()):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         found[name] = (family.type, ", ".join(sorted(labels)))

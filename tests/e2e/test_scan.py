@@ -25,6 +25,7 @@ from .installing import all_are_used_and_no_other_is_wanted, requests_of, rights
 from .kinds import KINDS, Kind, encoded, of_flux, unmanaged
 from .people import Person, config_map, manifest, path_of, pods_of, stored
 from .people import of_flux as marked
+from .processes import free_port
 
 NAMESPACE, COMPARED, HEALED, APPLIED = "scanned", "compared", "healed", "scanned-argocd"
 # Each kind by another of the ways that there are.
@@ -633,6 +634,23 @@ def test_the_job_writes_a_report_for_each_namespace_with_the_rights_that_it_is_i
     all_are_used_and_no_other_is_wanted(rights(ROLES), requests_of(control_plane, JOB, begun))
     # What it may not do.
     assert "forbidden" in job("--manifests", str(written(tmp_path, hands.manifest, namespace))).err
+
+
+def test_a_pushgateway_that_is_away_costs_the_metrics_and_never_what_was_found(
+    control_plane: ControlPlane, scan: Scanner
+) -> None:
+    namespace = control_plane.create_namespace("scanned-unpushed")
+    hands = hands_on(control_plane, next(kind for kind in KINDS if kind.resource == "services"), namespace, "drifted")
+    assert hands.patch_by_merging().done
+    gateway = f"http://127.0.0.1:{free_port()}"
+    scanned = scan("-o", "json", "--pushgateway", gateway)
+    assert (scanned.code, set(scanned.found("-drifted")) >= {("services", hands.name)}) == (2, True)
+    told = (
+        f"driftwall: the Pushgateway {gateway} does not have the metrics of this scan: [Errno 111] Connection refused"
+    )
+    assert scanned.err.startswith(told)
+    # Nothing but the metrics would have told, so it must not look well.
+    assert scan("--exit-zero", "--pushgateway", gateway).code == 69
 
 
 def written(folder: Path, obj: Object, namespace: str) -> Path:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from webhook import bundled, drift_exchange, drift_patch, drift_report, policy_report, settings, terminal
 from webhook.breakglass import read_time
 from webhook.commands import from_environment
 from webhook.drift_model import EXTRA, DriftedObject
 from webhook.durations import parse_duration
-from webhook.errors import ClusterError, SettingsError
+from webhook.errors import ClusterError, PushFailed, SettingsError
 from webhook.globs import Globs
 from webhook.manifests import Manifest, read
+from webhook.options import Option, Values
 from webhook.policy import Snapshot
 from webhook.policy_compiler import load
 from webhook.text import escaped
@@ -28,7 +32,8 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Finds the fields of managed objects that somebody else than their GitOps tool has written, by managedFields and by
 driftwall's own marks; with --manifests what differs from rendered manifests, by a dry run of the apply, what is missing
-and what is extra. It writes nothing, unless --remediate or --policy-reports is given. No value of a Secret is shown."""
+and what is extra. It changes nothing in the cluster, unless --remediate or --policy-reports is given. No value of a
+Secret is shown."""
 _EXAMPLES = """\
 examples:
   driftwall scan
@@ -37,14 +42,19 @@ examples:
   helm template shop charts/shop | driftwall scan --manifests - --namespace shop -o markdown
   driftwall scan --manifests rendered --remediate
 
-exit codes: 0 no drift, 2 drift, 64 and above usage or environment, or something could not be scanned"""
+exit codes: 0 no drift, 2 drift, 64 and above usage or environment, or something could not be scanned or pushed"""
 
 #: INTERFACE: the exit code for drift, as of `terraform plan -detailed-exitcode`.
 EX_DRIFT: Final = 2
-_EX_UNAVAILABLE: Final = 69  # sysexits.h: something could not be scanned, so "no drift" cannot be said
+_EX_UNAVAILABLE: Final = 69  # sysexits.h: something could not be scanned, so "no drift" cannot be said; or pushed
 _TOLD: Final = 10  # lines of one kind of problem
 _OUTPUTS: Final = ("text", "json", "sarif", "junit", "markdown", "patch")
 _ON: Final = ("1", "true", "yes", "on")
+_PUSHGATEWAY: Final = Option(
+    flag="--pushgateway",
+    metavar="URL",
+    help="leave metrics of the scan at this Prometheus Pushgateway, in the place of those of the scan before",
+)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -83,6 +93,7 @@ def add_parser(subparsers: Subparsers) -> None:
     switch("--prune", "with --remediate: delete the extra objects")
     switch("--yes", "do not ask")
     switch("--policy-reports", "write the results as PolicyReports, one for each namespace")
+    parser.add_argument(_PUSHGATEWAY.flag, metavar=_PUSHGATEWAY.metavar, help=_PUSHGATEWAY.help)
     switch("--exit-zero", "exit with 0 for drift, too: for a job whose reports tell")
     parser.add_argument(
         "-o",
@@ -100,23 +111,28 @@ def run(args: argparse.Namespace) -> int:
     from webhook.scan_job import policies_in
     from webhook.scanning import Scan
 
-    now = datetime.now(UTC)
-    options = _options(args, now)
+    now, began = datetime.now(UTC), time.monotonic()
+    options, gateway = _options(args, now), _pushgateway(args)
     cluster = connect(args.kubeconfig)
     with terminal.Counter("objects looked at") as progress:
         snapshot = _policies(args.policies) or policies_in(cluster)
         scan = Scan(cluster, snapshot, options, now, on_progress=progress.at)
         results = scan.manifests(_manifests(args.manifests)) if args.manifests else scan.cluster()
         found = sorted(results, key=lambda each: (each.target.ref.namespace, each.target.ref))
+    seconds = time.monotonic() - began
     _print(args.output, found, scan, now)
     complete = _complain(scan)
     if args.policy_reports:
         _write_reports(cluster, found, scan, now)
+    pushed = gateway is None or _push(gateway, found, scan, seconds=seconds, complete=complete)
     if args.remediate and found:
         return _remediate(scan, found, args)
     if not complete:
         return _EX_UNAVAILABLE
-    return EX_DRIFT if found and not args.exit_zero else 0
+    if found and not args.exit_zero:
+        return EX_DRIFT
+    # A job that is to tell by its metrics alone must not look well while nobody gets them.
+    return 0 if pushed else _EX_UNAVAILABLE
 
 
 def _options(args: argparse.Namespace, now: datetime) -> Options:
@@ -145,6 +161,19 @@ def _options(args: argparse.Namespace, now: datetime) -> Options:
         )
     except ValueError as error:
         raise SettingsError(str(error)) from None
+
+
+def _pushgateway(args: argparse.Namespace) -> str | None:
+    """Where metrics go, if anywhere."""
+    values = Values({_PUSHGATEWAY.name: args.pushgateway}, os.environ)
+    url = values.url(_PUSHGATEWAY)
+    if values.problems:
+        raise SettingsError("\n".join(values.problems))
+    if url and "@" in urlsplit(url).netloc:
+        raise SettingsError("--pushgateway: a user or a password in the URL is never sent: leave them out")
+    if url and (args.manifests or args.namespace or args.since):
+        raise SettingsError("--pushgateway tells of all namespaces: not with --manifests, --namespace or --since")
+    return url
 
 
 def _names(text: str | None) -> list[str]:
@@ -222,6 +251,21 @@ def _write_reports(cluster: Any, found: list[DriftedObject], scan: Scan, now: da
     from webhook.scan_job import write_reports
 
     write_reports(cluster, policy_report.reports(found, scan.totals.managed, now))
+
+
+def _push(gateway: str, found: list[DriftedObject], scan: Scan, *, seconds: float, complete: bool) -> bool:
+    """Leave the metrics at the Pushgateway; whether it has them."""
+    from webhook import scan_metrics
+
+    ended = datetime.now(UTC) if complete else None
+    metrics = scan_metrics.collect(found, scan.totals, seconds=seconds, succeeded=ended)
+    cluster = scan.inspector.snapshot.config.cluster_id
+    try:
+        scan_metrics.push(gateway, metrics, cluster=cluster, whole=complete)
+    except PushFailed as error:
+        _say(str(error))
+        return False
+    return True
 
 
 def _remediate(scan: Scan, found: list[DriftedObject], args: argparse.Namespace) -> int:
