@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from tests.audited import DEPLOYMENT, IMAGE, SPEC, applied, changed, denied, event, line
 from tests.reviews import ALICE, FLUX, FLUX_LABELS, Json, service_account, snapshot_of
 from webhook import reconstruction
+from webhook.admission import Review
+from webhook.decision import Decision, decide
 from webhook.replay import (
     AMBIGUOUS,
     AS_SENT,
@@ -509,6 +511,19 @@ def test_a_patch_that_may_be_read_in_two_ways_counts_if_both_come_to_the_same() 
     either = {"spec": {"template": {"spec": {"containers": [{"name": "log", "image": "log:2"}]}}}}
     assert last(applied(two), denied("patch", DEPLOYMENT, either, policies="")) == AMBIGUOUS
     assert last(applied(two), denied("patch", DEPLOYMENT, either)) == ("denied", [], AS_TOLD)
+
+
+def test_a_patch_that_comes_to_the_same_however_it_is_read_is_decided_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    decided: list[Review] = []
+
+    def counted(review: Review, *rest: Any) -> Decision:
+        decided.append(review)
+        return decide(review, *rest)
+
+    monkeypatch.setattr("webhook.offline.decide", counted)
+    # Nor does the Namespace that may have been opened make it begin again.
+    assert last(applied(), denied("patch", DEPLOYMENT, MERGE)) == REPLICAS
+    assert [review.operation for review in decided] == ["CREATE", "UPDATE"]
 
 
 def test_a_denial_is_known_from_the_message_alone_too() -> None:

@@ -15,7 +15,7 @@ from webhook.errors import LookupFailed
 from webhook.meta import metadata_of
 from webhook.mutation import Mutation, mutate
 from webhook.policy import Snapshot
-from webhook.subject import Objects
+from webhook.subject import Answers, Objects
 
 _T = TypeVar("_T")
 
@@ -117,9 +117,4 @@ def with_look_ups(
     now: datetime,
 ) -> _T:
     """What ``ask`` says once it has all that it asks for; LookupFailed where ``recorded`` does not know something."""
-    objects: dict[ObjectRef, Mapping[str, Any] | None] = {}
-    while True:
-        try:
-            return ask(review, snapshot, objects, now)
-        except LookupNeeded as needed:
-            objects[needed.ref] = recorded.look_up(needed)
+    return ask(review, snapshot, Answers(recorded.look_up), now)

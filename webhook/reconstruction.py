@@ -279,12 +279,13 @@ class Reconstruction:
         if event.verb == "update" and not scale and self._is_gap(event, read_state(before)):
             return _unknown(event, place, GAP, told)
         old: dict[str, Any] = msgspec.json.decode(before)
-        readings: list[Review] = []
-        for new in made_of(event, old, msgspec.json.decode(sent)):
-            readings += _write(event, place, "UPDATE", old=before, new=msgspec.json.encode(new)).readings
-        if not readings:
+        # A patch without lists makes the same of the object, however it is read.
+        states = dict.fromkeys(map(msgspec.json.encode, made_of(event, old, msgspec.json.decode(sent))))
+        if not states:
             return _unknown(event, place, NO_OBJECT, told)
-        return Write(readings=tuple(readings), told=told, judged_as_sent=True)
+        writes = (_write(event, place, "UPDATE", old=before, new=new) for new in states)
+        readings = tuple(review for write in writes for review in write.readings)
+        return Write(readings=readings, told=told, judged_as_sent=True)
 
 
 # ── helpers ──────────────────────────────────────────────────────────────────────────────────────────────────────────

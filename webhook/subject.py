@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -44,6 +44,14 @@ class LookupNeeded(Exception):
         self.ref = ref
         self.required = required
         self.optional = optional
+
+
+class Answers(dict[ObjectRef, Mapping[str, Any] | None]):
+    """Objects that ``find`` has at hand: where nothing has to be waited for, nobody has to ask twice."""
+
+    def __init__(self, find: Callable[[LookupNeeded], Mapping[str, Any] | None]) -> None:
+        super().__init__()
+        self.find = find
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
@@ -275,7 +283,10 @@ def look_up(ref: ObjectRef, objects: Objects, *, required: bool = True, optional
         LookupFailed: it is required and does not exist.
     """
     if ref not in objects:
-        raise LookupNeeded(ref, required=required and not optional, optional=optional)
+        needed = LookupNeeded(ref, required=required and not optional, optional=optional)
+        if not isinstance(objects, Answers):
+            raise needed
+        objects[ref] = objects.find(needed)
     found = objects[ref]
     if found is None and required and not optional:
         raise LookupFailed(f"{ref} does not exist, so its write cannot be judged; try again")
