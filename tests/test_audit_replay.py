@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +23,8 @@ from webhook.replay import (
     AS_TOLD,
     DECIDED,
     FAILED,
+    GOOGLE,
+    MESSAGES,
     NEVER_SENT,
     READS,
     STAGES,
@@ -384,6 +387,52 @@ def test_what_tells_of_no_write_is_passed_over() -> None:
 def test_a_list_of_events_is_as_good_as_its_lines() -> None:
     batch = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": [applied(), event("update", SCALED)]}
     assert told(replayed(batch)) == [("allowed", DECIDED), ("denied", ["spec.replicas"], DECIDED)]
+
+
+PLAIN = "I1122 06:00:00.000000       1 controller.go:1] of the control plane, and no event"
+
+
+def wrapped(text: Any) -> dict[str, Any]:
+    """A text as the clouds hand it out: by which way, and the document."""
+    message = {"logStreamName": "kube-apiserver-audit-1", "timestamp": 1, "message": text}
+    azure = {"time": "2026-11-22T06:00:00Z", "category": "kube-audit", "properties": {"log": text, "stream": "stdout"}}
+    return {
+        "aws logs get-log-events": {"events": [message], "nextForwardToken": "f/1"},
+        "aws logs filter-log-events": {"events": [message], "searchedLogStreams": []},
+        "one of these a line": message,
+        "a subscription": {"messageType": "DATA_MESSAGE", "logGroup": "/aws/eks/x/cluster", "logEvents": [message]},
+        "Logs Insights": [{"@timestamp": "2026-11-22 06:00:00.000", "@message": text}],
+        "Azure's storage": azure,
+        "Azure's Event Hubs": {"records": [azure]},
+        "AzureDiagnostics": [{"Category": "kube-audit", "log_s": text}],
+    }
+
+
+@pytest.mark.parametrize("way", wrapped(""))
+def test_what_a_cloud_wraps_an_event_in_is_taken_off(way: str) -> None:
+    first, second = (line(each).decode() for each in (applied(), event("update", SCALED)))
+    documents = [wrapped(text)[way] for text in (first, PLAIN, second)]
+    assert told(replayed(*documents)) == [("allowed", DECIDED), MESSAGES, ("denied", ["spec.replicas"], DECIDED)]
+
+
+def test_an_insight_may_have_the_event_as_an_object() -> None:
+    assert told(replayed(wrapped(applied())["Logs Insights"])) == [("allowed", DECIDED)]
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"protoPayload": {"@type": "a"}, "resource": {"type": "k8s_cluster"}}, GOOGLE),
+        ([{"insertId": "a", "protoPayload": {}}], GOOGLE),
+        ([], "no audit event, AdmissionReview or line of the decision log: Expected `object`, got `array`"),
+        ({"message": '{"kind":"Event","apiVer'}, "the record of a cloud's log holds no whole audit event: Input data"),
+        ({"records": [{"properties": {"log": '{"kind":"Pod"}'}}]}, "the record of a cloud's log holds no audit event"),
+        ({"records": [{"message": "a"}, 1]}, "no audit event, AdmissionReview or line of the decision log"),
+    ],
+)
+def test_what_a_cloud_has_that_cannot_be_replayed_is_told(document: Any, said: str) -> None:
+    with pytest.raises(Unreadable, match=re.escape(said)):
+        replayed(document)
 
 
 def test_with_little_memory_less_is_known_and_it_says_how_much_was_forgotten() -> None:

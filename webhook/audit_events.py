@@ -150,6 +150,43 @@ class EventList(msgspec.Struct, frozen=True, kw_only=True):
     items: tuple[msgspec.Raw, ...] = ()
 
 
+#: Under which key several records come: of the CloudWatch Logs API, its subscriptions, and Azure's Event Hubs.
+_RECORDS: Final = ("events", "logEvents", "records")
+#: Under which key a record has the text: of CloudWatch Logs, Logs Insights, and Azure's table AzureDiagnostics.
+_TEXTS: Final = ("message", "@message", "log_s")
+
+
+def unwrapped(document: Any) -> list[bytes] | None:
+    """The texts in records of CloudWatch Logs (EKS) or Azure Monitor (AKS); None for what is none.
+
+    https://docs.aws.amazon.com/eks/latest/userguide/control-plane-logs.html
+    https://learn.microsoft.com/azure/aks/monitor-aks-reference
+    """
+    if isinstance(document, dict):
+        several = (document[key] for key in _RECORDS if isinstance(document.get(key), list))
+        document = next(several, [document])
+    texts = [_text_in(record) for record in document] if isinstance(document, list) else []
+    found = [text for text in texts if text is not None]
+    return found if found and len(found) == len(texts) else None
+
+
+def _text_in(record: Any) -> bytes | None:
+    if not isinstance(record, dict):
+        return None
+    properties = record.get("properties")
+    places = [record.get(key) for key in _TEXTS] + [properties.get("log") if isinstance(properties, dict) else None]
+    text = next((place for place in places if isinstance(place, str | dict)), None)
+    if text is None:
+        return None
+    return text.encode() if isinstance(text, str) else msgspec.json.encode(text)
+
+
+def of_google(document: Any) -> bool:
+    """Whether it is an entry of Cloud Logging (GKE), whose audit logs are of a format of Google's own, or several."""
+    first = document[0] if isinstance(document, list) and document else document
+    return isinstance(first, dict) and "protoPayload" in first
+
+
 class _Patch(msgspec.Struct, frozen=True, kw_only=True):
     patch: list[Any] = []
 

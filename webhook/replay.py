@@ -11,7 +11,7 @@ import msgspec
 
 from webhook import meta
 from webhook.admission import API_VERSION, KIND, Review, parse
-from webhook.audit_events import COMPLETE, GROUP, NEVER_ASKED, Event, EventList
+from webhook.audit_events import COMPLETE, GROUP, NEVER_ASKED, Event, EventList, of_google, unwrapped
 from webhook.breakglass import read_time
 from webhook.case import Context, candidates_of
 from webhook.decision import Decision
@@ -38,6 +38,13 @@ AS_LOGGED: Final = "asLogged"
 
 AMBIGUOUS: Final = "driftwall denied it, and what was sent does not tell what it would have become"
 NOT_DECIDED: Final = "the line tells of no decision"
+
+
+NOTHING_KNOWN: Final = "no audit event, AdmissionReview or line of the decision log"
+GOOGLE: Final = (
+    "an entry of Google's Cloud Logging (protoPayload), which is no audit.k8s.io event; run driftwall in mode dryRun, "
+    "and replay its decision log"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +107,7 @@ class Replay:
         try:
             event = _event.decode(text)
         except msgspec.ValidationError as error:
-            raise Unreadable(f"no audit event, AdmissionReview or line of the decision log: {error}") from None
+            return self._wrapped(_json(text), str(error))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Unreadable(f"not valid JSON: {error}") from None
         except RecursionError:
@@ -134,6 +141,23 @@ class Replay:
                     yield self._weigh(write, time)
             except MalformedReview as error:
                 raise Unreadable(str(error)) from None
+
+    def _wrapped(self, document: Any, problem: str) -> Iterator[Result]:
+        """What a record of a cloud's log holds. Raises Unreadable for what is none, with the ``problem`` it has."""
+        texts = unwrapped(document)
+        if texts is None:
+            raise Unreadable(GOOGLE if of_google(document) else f"{NOTHING_KNOWN}: {problem}")
+        for text in texts:
+            if not text.lstrip().startswith(b"{"):
+                yield _SKIPPED[MESSAGES]  # of another part of the control plane
+                continue
+            try:
+                event = _event.decode(text)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise Unreadable(f"the record of a cloud's log holds no whole audit event: {error}") from None
+            if not event.api_version.startswith(GROUP):
+                raise Unreadable("the record of a cloud's log holds no audit event")
+            yield from self._audited(event, text)
 
     def _weigh(self, write: Write, time: datetime | None) -> Result:
         review = write.readings[0]
@@ -182,14 +206,15 @@ class Replay:
         try:
             line = _line.decode(text)
         except msgspec.ValidationError as error:
-            said = msgspec.json.decode(text)
+            said = _json(text)
             if isinstance(said, dict) and "level" in said and "message" in said:
                 yield _SKIPPED[MESSAGES]  # what driftwall says beside its decisions
                 return
             if isinstance(said, dict) and "error" in said:
                 yield Unknown(reason=NOT_DECIDED, user="", object="")
                 return
-            raise Unreadable(f"no audit event, AdmissionReview or line of the decision log: {error}") from None
+            yield from self._wrapped(said, str(error))
+            return
         other = None if self._other is None else of_log_line(line, self._other)
         yield Verdict(outcome=of_log_line(line, self._snapshot), other=other, known=AS_LOGGED)
 
@@ -205,6 +230,14 @@ class Replay:
             place = (group, plural(str(obj["kind"])), str(metadata.get("namespace", "")), str(metadata["name"]))
             self.objects.put(place, msgspec.json.encode(obj))
             yield _SKIPPED[STATES]
+
+
+def _json(text: bytes) -> Any:
+    """What is known to be JSON, but maybe not to be UTF-8 everywhere, nor of a depth that can be read."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Unreadable(f"{NOTHING_KNOWN}: {error}") from None
 
 
 def _names(outcome: Outcome) -> tuple[Any, ...]:
