@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.reviews import snapshot_of
 from tests.test_rbac import Json, binding, role
-from webhook.exposure import Exposure, excess, exposures, is_meant
+from webhook.exposure import Exposure, chains, excess, exposures, is_meant
 from webhook.identity import SYSTEM_CONTROLLERS
 from webhook.policy import Snapshot
 from webhook.rbac import Access, Grant, Rbac, Rule, Subject, read
@@ -50,13 +50,21 @@ def found(*objects: Json, snapshot: Snapshot = SNAPSHOT) -> list[Exposure]:
     return exposures(read(objects), snapshot, STAKES)
 
 
-def planted(verbs: str, group: str, resource: str, *names: str, namespace: str = "", who: Json = MALLORY) -> list[Json]:
+def planted(
+    verbs: str,
+    group: str,
+    resource: str,
+    *names: str,
+    namespace: str = "",
+    who: Json = MALLORY,
+    called: str = "hole",
+) -> list[Json]:
     """A role with one rule, and a binding of it."""
     rules: Json = {"apiGroups": [group], "resources": [resource], "verbs": verbs.split(",")}
     if names:
         rules["resourceNames"] = list(names)
     kind = "RoleBinding" if namespace else "ClusterRoleBinding"
-    return [role("hole", rules), binding("hole", "ClusterRole hole", who, kind=kind, namespace=namespace)]
+    return [role(called, rules), binding(called, f"ClusterRole {called}", who, kind=kind, namespace=namespace)]
 
 
 RBAC = "rbac.authorization.k8s.io"
@@ -166,6 +174,67 @@ def test_a_binding_is_told_once_with_all_its_subjects_and_all_that_they_can_do()
         "write Secrets in flux-system",
     )
     assert exposure.remedy == "Delete the binding, or bind a role in flux-system that has less: view, for example."
+
+
+def linked(*objects: Json) -> list[tuple[str, str]]:
+    """Who can become whom, beside those who get past driftwall by themselves."""
+    rbac = read(objects)
+    links = chains(rbac, SNAPSHOT, STAKES, exposures(rbac, SNAPSHOT, STAKES))
+    return [(str(who), str(whom)) for each in links for who in each.subjects for whom in each.through]
+
+
+DEPLOYER: Json = {"kind": "ServiceAccount", "name": "deployer", "namespace": "ci"}
+AS_USER: Json = {"kind": "User", "name": "system:serviceaccount:ci:deployer"}
+OF_CI: Json = {"kind": "Group", "name": "system:serviceaccounts:ci"}
+CAROL: Json = {"kind": "User", "name": "carol"}
+
+
+def opened_to(who: Json) -> list[Json]:
+    return planted("create", "", "serviceaccounts/token", namespace="flux-system", who=who)
+
+
+def link(verbs: str, resource: str, *names: str, namespace: str = "", who: Json = CAROL) -> list[Json]:
+    return planted(verbs, "", resource, *names, namespace=namespace, who=who, called="link")
+
+
+@pytest.mark.parametrize(
+    ("who", "objects"),
+    [
+        (DEPLOYER, link("create", "serviceaccounts/token", "deployer", namespace="ci")),
+        (DEPLOYER, link("impersonate", "serviceaccounts", "deployer", namespace="ci")),
+        (DEPLOYER, link("create", "pods", namespace="ci")),
+        (DEPLOYER, link("create", "pods/exec", namespace="ci")),
+        (DEPLOYER, link("list", "secrets", namespace="ci")),
+        (AS_USER, link("list", "secrets", namespace="ci")),
+        (OF_CI, link("create", "serviceaccounts/token", "whichever", namespace="ci")),
+        (MALLORY, link("impersonate", "users", "mallory")),
+        ({"kind": "Group", "name": "devs"}, link("impersonate", "groups", "devs")),
+    ],
+)
+def test_whoever_can_become_one_who_is_listed_is_listed_too(who: Json, objects: list[Json]) -> None:
+    ((found_who, _),) = linked(*opened_to(who), *objects)
+    assert found_who == "User carol"
+
+
+@pytest.mark.parametrize(
+    ("who", "objects"),
+    [
+        (DEPLOYER, link("create", "serviceaccounts/token", "another", namespace="ci")),
+        (DEPLOYER, link("create", "pods", namespace="shop")),
+        (DEPLOYER, link("get", "pods", namespace="ci")),
+        (DEPLOYER, link("create", "pods", namespace="ci", who=DEPLOYER)),
+        (DEPLOYER, link("create", "pods", namespace="ci", who={"kind": "Group", "name": "system:masters"})),
+        (MALLORY, link("impersonate", "users", "another")),
+        ({"kind": "Group", "name": "system:authenticated"}, link("impersonate", "groups", "system:authenticated")),
+    ],
+)
+def test_who_becomes_nobody_who_is_listed_is_no_link(who: Json, objects: list[Json]) -> None:
+    assert linked(*opened_to(who), *objects) == []
+
+
+def test_a_chain_that_bites_its_tail_ends() -> None:
+    there, back = link("impersonate", "users", "mallory"), planted("impersonate", "", "users", "carol", called="back")
+    assert linked(*opened_to(MALLORY), *there, *back) == [("User carol", "User mallory")]
 
 
 @pytest.mark.parametrize(

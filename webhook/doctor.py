@@ -16,16 +16,17 @@ from webhook.cluster.policies import VERSION
 from webhook.cluster.status import ACCEPTED
 from webhook.cluster.survey import Connection, Survey
 from webhook.errors import CertificateError, ClusterError, LookupFailed, PolicyError, SettingsError
-from webhook.exposure import Exposure, excess, exposures
+from webhook.exposure import MAX_LINKS, Exposure, chains, excess, exposures, normal
 from webhook.globs import Glob, is_glob
 from webhook.identity import service_account
 from webhook.installation import OK, PROBLEM, UNKNOWN, WARNING, Check
 from webhook.meta import Object
 from webhook.policy import OWN_GROUP, Snapshot
 from webhook.policy_compiler import Texts, compile_texts, default_config, load
+from webhook.rbac import Rbac
 from webhook.rights import READS_ALL, SHIPPED, missing, needed
 from webhook.settings import CLUSTER, Service, Settings
-from webhook.ways import SYSTEM_NAMESPACE, Stakes
+from webhook.ways import SYSTEM_NAMESPACE, Stakes, namespace_of
 
 #: Less than this, or than a quarter of its lifetime, and a certificate should have been renewed: driftwall does so when
 #: a third is left, cert-manager likewise, and people want two weeks' notice.
@@ -269,7 +270,8 @@ class _Examination:
             account=installation.account_of(deployment),
             forgeable=version < _GUARDED_NAMES,
         )
-        rbac = self._survey.rbac(sorted({*trusted, own, SYSTEM_NAMESPACE} & set(there)))
+        places = {*trusted, own, SYSTEM_NAMESPACE} & set(there)
+        rbac = self._survey.rbac(sorted(places))
         if deployment is not None and config is not None:
             rights = needed(certificate=config.tls_files is None, policies=config.policies is None)
             for access in missing(rbac, rights, stakes):
@@ -281,7 +283,26 @@ class _Examination:
         more = [
             replace(each, remedy="Bind no more than the roles in deploy/.") for each in excess(rbac, shipped, stakes)
         ]
-        return [*exposures(rbac, snapshot, stakes), *more]
+        return [*self._exposures(rbac, places, set(there), snapshot, stakes), *more]
+
+    def _exposures(
+        self, rbac: Rbac, places: set[str], there: set[str], snapshot: Snapshot, stakes: Stakes
+    ) -> list[Exposure]:
+        """Who is exposed, and who can become them: with each link there may be namespaces not looked into so far."""
+
+        def look() -> list[Exposure]:
+            direct = exposures(rbac, snapshot, stakes)
+            return direct + chains(rbac, snapshot, stakes, direct)
+
+        found = look()
+        for _ in range(MAX_LINKS):
+            more = {namespace_of(normal(subject)) for each in found for subject in each.subjects} & there - places
+            if not more:
+                break
+            places = places | more
+            rbac = self._survey.rbac(sorted(places))
+            found = look()
+        return found
 
     def _missing_accounts(self, snapshot: Snapshot, there: set[str]) -> None:
         writers = snapshot.config.trusted.writers

@@ -1,7 +1,7 @@
 """Who can get past driftwall by RBAC alone: become an identity that it trusts, or change what it goes by.
 
-RBAC grants add up, and each binding is looked at by itself. Chains are not followed: whoever can become somebody who is
-listed here is not listed for that.
+RBAC grants add up, and each binding is looked at by itself. Chains are followed: whoever can become somebody who is
+listed is listed, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from webhook.admission import UserInfo
 from webhook.identity import is_node, service_account
 from webhook.policy import Snapshot
 from webhook.rbac import API_GROUP, Access, Grant, Rbac, Relevant, Rule, Subject
-from webhook.ways import SYSTEM_GROUPS, SYSTEM_NAMESPACE, Stakes, Way, ways
+from webhook.ways import SYSTEM_GROUPS, SYSTEM_NAMESPACE, Stakes, Way, ways, ways_into
 
 _ACCOUNT: Final = "ServiceAccount"
 #: Of the control plane, and no system writers: what they may do the bootstrap roles of Kubernetes say.
@@ -54,7 +54,10 @@ _TOOL_ACCOUNTS: Final[Mapping[str, frozenset[str]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exposure:
-    """A binding that lets ``subjects`` do what ``does`` says, by ``accesses``; ``remedy`` is what to do about it."""
+    """A binding that lets ``subjects`` do what ``does`` says, by ``accesses``; ``remedy`` is what to do about it.
+
+    ``through`` are those whom it lets them become, where that is all it does: they are listed for what they can do.
+    """
 
     subjects: tuple[Subject, ...]
     binding: str
@@ -63,9 +66,12 @@ class Exposure:
     categories: tuple[str, ...]
     accesses: tuple[Access, ...]
     remedy: str
+    through: tuple[Subject, ...] = ()
 
 
 EVERYTHING: Final = "everything"
+#: Links of a chain that are followed. A longer one shows once the first link of it is put right.
+MAX_LINKS: Final = 3
 _REMEDIES: Final[Mapping[str, str]] = {
     EVERYTHING: "Give a narrower role. Whoever has this gets around any webhook.",
     "impersonate": "Take the verb impersonate away, or name harmless identities under resourceNames.",
@@ -95,6 +101,42 @@ def exposures(rbac: Rbac, snapshot: Snapshot, stakes: Stakes) -> list[Exposure]:
         if subjects and (exposure := _exposure(grant, subjects, open_ways)) is not None:
             found.append(exposure)
     return sorted(found, key=lambda each: (EVERYTHING not in each.categories, -len(each.categories), each.binding))
+
+
+def chains(rbac: Rbac, snapshot: Snapshot, stakes: Stakes, found: Iterable[Exposure]) -> list[Exposure]:
+    """The bindings that let somebody become one of those whom ``found`` lists, and one of these, and so on."""
+    links: list[Exposure] = []
+    last = list(found)
+    bindings = {each.binding for each in last}
+    exposed: set[Subject] = set()
+    for _ in range(MAX_LINKS):
+        reached = {normal(subject) for each in last for subject in each.subjects} - exposed
+        exposed |= reached
+        into = {subject: ways_into(subject) for subject in sorted(reached)}
+        last = [
+            link
+            for grant in rbac.grants
+            if grant.binding not in bindings and (link := _link(grant, into, exposed, snapshot, stakes)) is not None
+        ]
+        bindings |= {each.binding for each in last}
+        links += last
+    return links
+
+
+def _link(
+    grant: Grant, into: Mapping[Subject, list[Way]], exposed: Collection[Subject], snapshot: Snapshot, stakes: Stakes
+) -> Exposure | None:
+    """A binding as a link of a chain, if it lets somebody become one of those whom ``into`` has the ways into."""
+    subjects = tuple(
+        sorted(who for who in grant.subjects if normal(who) not in exposed and not is_meant(who, snapshot, stakes))
+    )
+    through = {who: ways for who, ways in into.items() if any(grant.allows(a) for way in ways for a in way.accesses)}
+    if not subjects or not through:
+        return None
+    exposure = _exposure(grant, subjects, [way for ways in through.values() for way in ways])
+    whom = ", ".join(map(str, through))
+    remedy = f"Harmless once this table is without {whom}. Else: {exposure.remedy}" if exposure else ""
+    return exposure and replace(exposure, through=tuple(through), remedy=remedy)
 
 
 def excess(rbac: Rbac, shipped: Collection[Rule], stakes: Stakes) -> list[Exposure]:

@@ -9,7 +9,7 @@ from typing import Final
 from webhook.identity import SYSTEM_CONTROLLERS, SYSTEM_USERS
 from webhook.own_objects import KINDS
 from webhook.policy import OWN_GROUP
-from webhook.rbac import Access
+from webhook.rbac import Access, Subject
 
 SYSTEM_NAMESPACE: Final = "kube-system"
 _WRITE: Final = ("create", "update", "patch")
@@ -20,6 +20,8 @@ _WORKLOADS: Final[Mapping[str, tuple[str, ...]]] = {
     "apps": ("deployments", "statefulsets", "daemonsets", "replicasets"),
     "batch": ("jobs", "cronjobs"),
 }
+#: The group of all service accounts of a namespace, without the name of that.
+_ACCOUNTS_OF: Final = "system:serviceaccounts:"
 #: Groups that make anybody a superuser, or a kubelet.
 SYSTEM_GROUPS: Final = frozenset({"system:masters", "system:nodes"})
 #: Whose client certificates the API server takes for anybody whom they name, or for a kubelet.
@@ -88,25 +90,50 @@ def ways(stakes: Stakes) -> list[Way]:
     return found
 
 
+def ways_into(subject: Subject) -> list[Way]:
+    """Every way to become somebody whom nobody trusts, but who may do what opens one of the others.
+
+    ``subject`` is a service account if it is one, whatever it was bound as. None into a group that all are in.
+    """
+    if namespace := namespace_of(subject):
+        one = subject.kind == "ServiceAccount"
+        names = frozenset({subject.name}) if one else None
+        whom = f"{namespace}/{subject.name}" if one else f"service accounts in {namespace}"
+        access = _impersonate("serviceaccounts", names, namespace)
+        found = [Way(category="impersonate", does="impersonate", to=whom, accesses=(access,))]
+        return [*found, _token(namespace, names, whom), *_of_namespace(namespace, None)]
+    if subject.name.startswith("system:"):
+        return []
+    access = _impersonate(f"{subject.kind.lower()}s", frozenset({subject.name}))
+    return [Way(category="impersonate", does="impersonate", to=str(subject), accesses=(access,))]
+
+
+def namespace_of(subject: Subject) -> str:
+    """Where a service account is, or all are that the group is made of; empty for everybody else."""
+    of_all = subject.kind == "Group" and subject.name.startswith(_ACCOUNTS_OF)
+    return subject.name.removeprefix(_ACCOUNTS_OF) if of_all else subject.namespace
+
+
+def _impersonate(resource: str, names: frozenset[str] | None, namespace: str = "", group: str = "") -> Access:
+    return Access(verb="impersonate", group=group, resource=resource, namespace=namespace, names=names)
+
+
 def _impersonation(stakes: Stakes) -> Iterator[Way]:
     def way(to: str, *accesses: Access) -> Way:
         return Way(category="impersonate", does="impersonate", to=to, accesses=accesses)
 
-    def impersonate(resource: str, names: frozenset[str] | None, namespace: str = "", group: str = "") -> Access:
-        return Access(verb="impersonate", group=group, resource=resource, namespace=namespace, names=names)
-
     for account in stakes.accounts:
-        one = impersonate("serviceaccounts", frozenset({account.name}), account.namespace)
+        one = _impersonate("serviceaccounts", frozenset({account.name}), account.namespace)
         yield way(str(account), one)
-    controllers = impersonate("serviceaccounts", frozenset(SYSTEM_CONTROLLERS), SYSTEM_NAMESPACE)
-    users = impersonate("users", stakes.users | set(SYSTEM_USERS))
+    controllers = _impersonate("serviceaccounts", frozenset(SYSTEM_CONTROLLERS), SYSTEM_NAMESPACE)
+    users = _impersonate("users", stakes.users | set(SYSTEM_USERS))
     yield way("the control plane or trusted users", controllers, users)
-    groups = impersonate("groups", stakes.groups | SYSTEM_GROUPS)
+    groups = _impersonate("groups", stakes.groups | SYSTEM_GROUPS)
     yield way("superusers, nodes or trusted groups", groups)
-    yield way("whomever with any uid", impersonate("uids", None, group="authentication.k8s.io"))
+    yield way("whomever with any uid", _impersonate("uids", None, group="authentication.k8s.io"))
 
 
-def _token(namespace: str, names: frozenset[str], whom: str) -> Way:
+def _token(namespace: str, names: frozenset[str] | None, whom: str) -> Way:
     access = Access(verb="create", group="", resource="serviceaccounts/token", namespace=namespace, names=names)
     return Way(category="token", does="mint a token of", to=whom, accesses=(access,))
 

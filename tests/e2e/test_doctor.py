@@ -244,6 +244,50 @@ def test_every_hole_that_is_found_is_one(doctor: Doctor) -> None:
                 assert is_allowed(plane, group, access, exposure["binding"]), (group, access)
 
 
+# Whoever is bound may become the one before, the first of whom may become a trusted account: alice is four steps away.
+CHAIN = (
+    ("token", Hole(rules=HOLES["token"].rules, does=HOLES["token"].does, namespace=FLUX), "ServiceAccount ci/deployer"),
+    ("workloads", Hole(rules="edit", does="run pods in ci", namespace="ci"), "ServiceAccount tools/builder"),
+    (
+        "secrets",
+        Hole(rules=[rule("get", "", "secrets")], does="read Secrets in tools", namespace="tools"),
+        "Group builders",
+    ),
+    (
+        "impersonate",
+        Hole(rules=[rule("impersonate", "", "groups", "builders")], does="impersonate Group builders"),
+        "User alice",
+    ),
+)
+
+
+def test_whoever_can_become_somebody_who_gets_past_it_does_too(doctor: Doctor) -> None:
+    plane = doctor.plane
+    made: list[str] = []
+    for namespace in ("ci", "tools"):
+        plane.create_namespace(namespace)
+    try:
+        for name, hole, who in CHAIN:
+            kind, _, whole = who.partition(" ")
+            place, _, name_of = whole.rpartition("/")
+            group = {} if kind == "ServiceAccount" else {"apiGroup": RBAC}
+            subject: Object = {"kind": kind, "name": name_of, **group, **({"namespace": place} if place else {})}
+            for path, body in objects_of(f"chain-{name}", hole, subject):
+                status, answer = plane.raw("POST", path, body)
+                assert status == 201, answer
+                made.append(f"{path}/{body['metadata']['name']}")
+        code, said = doctor(doctor.given)
+    finally:
+        for path in made:
+            plane.raw("DELETE", path)
+    assert code == 1
+    told = [(each["subjects"], each["through"]) for each in said["exposures"]]
+    names = [who for _, _, who in CHAIN]
+    assert told == [([who], [before] if before else []) for who, before in zip(names, ["", *names], strict=False)]
+    for (_, hole, _), exposure in zip(CHAIN, said["exposures"], strict=True):
+        assert hole.does in exposure["can"]
+
+
 def is_allowed(plane: ControlPlane, group: str, access: str, binding: str) -> bool:
     verb, resource, *names = access.replace(",", "").split(" ")
     resource, _, subresource = resource.partition("/")

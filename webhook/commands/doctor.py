@@ -101,6 +101,7 @@ def _document(found: Diagnosis, accepted: Collection[str], *, sound: bool) -> di
             {
                 "subjects": [str(subject) for subject in each.subjects],
                 "can": list(each.does),
+                "through": [str(subject) for subject in each.through],
                 "binding": each.binding,
                 "role": each.role,
                 "categories": list(each.categories),
@@ -128,7 +129,8 @@ def _text(found: Diagnosis, opened: Sequence[Exposure]) -> list[str]:
 
 def _row(exposure: Exposure) -> tuple[Sequence[str], ...]:
     who = [str(subject) for subject in exposure.subjects]
-    return who, exposure.does, (exposure.binding, f"-> {exposure.role}"), (exposure.remedy,)
+    become = [f"and so whatever {subject} can" for subject in exposure.through]
+    return who, [*exposure.does, *become], (exposure.binding, f"-> {exposure.role}"), (exposure.remedy,)
 
 
 def _check(check: Check, columns: int) -> list[str]:
