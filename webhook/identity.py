@@ -128,7 +128,7 @@ class Writers:
         """The writer that ``user`` is, or None."""
         account = service_account(user.username)
         if account is not None:
-            for writer in self._named(account):
+            for writer in self._accounts.get(account, ()) if not self._globs else self._named(account):
                 if bears(user, writer.verify):
                     return writer
             # It may also be listed by its full user name or a group; it must prove itself there, too.
