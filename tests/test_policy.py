@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 from datetime import timedelta
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def selects(
     snapshot: Snapshot, group: str, resource: str, subresource: str = "", operation: str = "UPDATE"
 ) -> str | None:
     """``whole``, or ``metadata`` where nothing else is guarded, or None."""
-    candidates = snapshot.candidates(group, resource, subresource, operation)
+    candidates = snapshot.candidates(group, resource, subresource, operation, "shop")
     assert len(candidates) <= 1
     return None if not candidates else "whole" if candidates[0].whole else "metadata"
 
@@ -166,6 +167,22 @@ def test_a_label_selector_means_what_it_means_in_kubernetes(
     compiled = matching(f"{{objectSelector: {selector}}}").policies[0].match.object_selector
     assert compiled is not None
     assert compiled.matches(labels) is expected
+
+
+def test_names_that_no_api_server_sends_take_no_memory_for_good() -> None:
+    snapshot = matching("{namespaces: ['team-*']}")
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            long = f"{number}" + "n" * 2**20
+            assert snapshot.candidates("", "services", "", "UPDATE", f"team-{long}")
+            assert snapshot.candidates("", long, "", "UPDATE", "team-a")
+        assert tracemalloc.get_traced_memory()[0] < 10 * 2**20
+        for number in range(20_000):
+            snapshot.candidates("", "services", "", "UPDATE", f"team-{number}")
+        assert tracemalloc.get_traced_memory()[0] < 10 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 # ── defaults ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -55,15 +55,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         return self.claims[0].managed_by if self.claims else None
 
 
-def candidates_of(context: Context, resource: str, group: str, subresource: str) -> list[Candidate]:
+def candidates_of(context: Context, resource: str, group: str, subresource: str) -> Sequence[Candidate]:
     """Step 1: the policies whose resources, operations and namespaces take the write in."""
     review = context.review
     operation = "UPDATE" if resource != review.resource.resource else review.operation
-    return [
-        candidate
-        for candidate in context.snapshot.candidates(group, resource, subresource, operation)
-        if candidate.policy.match.in_namespace(review.namespace)
-    ]
+    return context.snapshot.candidates(group, resource, subresource, operation, review.namespace)
 
 
 def written(review: Review) -> Subject | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -18,7 +18,10 @@ from webhook.labels import LabelSelector
 from webhook.listkeys import canonical_group
 from webhook.tools import MARKERS, Marker
 
+_K = TypeVar("_K")
 _T = TypeVar("_T")
+#: Group, resource, subresource and operation.
+_Kind: TypeAlias = tuple[str, str, str, str]
 
 ENFORCE, WARN, TAG, DRY_RUN = "enforce", "warn", "tag", "dryRun"
 #: From the least strict; a write is judged by the strictest mode that it violates.
@@ -39,8 +42,19 @@ OWN_LABEL: Final = ("app.kubernetes.io/part-of", "driftwall")
 _ALL: Final = ("spec", "metadata.labels", "metadata.annotations", "metadata.finalizers", "metadata.ownerReferences")
 _GLASS: Final = "metadata.annotations['driftwall.io/break-glass*']"
 
-# Resources and kinds come from the API server and are few; the bound is for callers who are not the API server.
+# Kinds and namespaces come from the API server and are few and short; the bounds are for callers who are not the API
+# server: how many are kept, and how many characters of names one may have.
 _MEMO_SIZE: Final = 4096
+_MEMO_LENGTH: Final = 1024
+
+
+def _kept(memo: dict[_K, _T], key: _K, value: _T, length: int) -> _T:
+    """``value``, kept in ``memo`` as long as its key has no absurd ``length``; all is made anew once there are many."""
+    if length <= _MEMO_LENGTH:
+        if len(memo) >= _MEMO_SIZE:
+            memo.clear()
+        memo[key] = value
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,9 +173,7 @@ class Policy:
         if key not in self._protected:
             patterns = (*self.fields, *(p for name in self.field_sets for p in field_set(name, group, kind)))
             found = PathSet(patterns) if patterns else None
-            if len(self._protected) >= _MEMO_SIZE:
-                return found
-            self._protected[key] = found
+            return _kept(self._protected, key, found, len(group) + len(kind))
         return self._protected[key]
 
 
@@ -215,16 +227,24 @@ class Snapshot:
         )
         self.own_guards = _own_guards(config)
         self.guarded = tuple({id(w): w for w in (config.trusted, *(p.trusted for p in self.policies))}.values())
-        self._candidates: dict[tuple[str, str, str, str], tuple[Candidate, ...]] = {}
+        self._everywhere: dict[_Kind, tuple[Candidate, ...]] = {}
+        self._in_namespace: dict[tuple[_Kind, str], tuple[Candidate, ...]] = {}
 
-    def candidates(self, group: str, resource: str, subresource: str, operation: str) -> tuple[Candidate, ...]:
-        """The policies whose resources and operations take this kind of review in, in the order of their names."""
-        key = (group, resource, subresource, operation)
-        found = self._candidates.get(key)
+    def candidates(
+        self, group: str, resource: str, subresource: str, operation: str, namespace: str
+    ) -> tuple[Candidate, ...]:
+        """The policies that take this kind of review in, in this namespace, in the order of their names.
+
+        The empty string is the namespace of cluster-scoped objects.
+        """
+        kind = (group, resource, subresource, operation)
+        found = self._in_namespace.get((kind, namespace))
         if found is None:
-            found = tuple(self._select(*key))
-            if len(self._candidates) < _MEMO_SIZE:
-                self._candidates[key] = found
+            everywhere = self._everywhere.get(kind)
+            if everywhere is None:
+                everywhere = _kept(self._everywhere, kind, tuple(self._select(*kind)), sum(map(len, kind)))
+            here = tuple([each for each in everywhere if each.policy.match.in_namespace(namespace)])
+            found = _kept(self._in_namespace, (kind, namespace), here, sum(map(len, kind)) + len(namespace))
         return found
 
     def _select(self, group: str, resource: str, subresource: str, operation: str) -> Iterable[Candidate]:
