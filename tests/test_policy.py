@@ -173,7 +173,7 @@ def test_names_that_no_api_server_sends_take_no_memory_for_good() -> None:
     snapshot = matching("{namespaces: ['team-*']}")
     tracemalloc.start()
     try:
-        for number in range(100):
+        for number in range(20):
             long = f"{number}" + "n" * 2**20
             assert snapshot.candidates("", "services", "", "UPDATE", f"team-{long}")
             assert snapshot.candidates("", long, "", "UPDATE", "team-a")
