@@ -178,9 +178,6 @@ def test_names_that_no_api_server_sends_take_no_memory_for_good() -> None:
             assert snapshot.candidates("", "services", "", "UPDATE", f"team-{long}")
             assert snapshot.candidates("", long, "", "UPDATE", "team-a")
         assert tracemalloc.get_traced_memory()[0] < 10 * 2**20
-        for number in range(20_000):
-            snapshot.candidates("", "services", "", "UPDATE", f"team-{number}")
-        assert tracemalloc.get_traced_memory()[0] < 10 * 2**20
     finally:
         tracemalloc.stop()
 
