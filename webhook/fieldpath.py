@@ -128,8 +128,14 @@ def _field_text(name: str) -> str:
 
 def _element_text(element: Item | Member | Index) -> str:
     if isinstance(element, Item):
-        return "[" + ",".join([f"{name}={_scalar(value)}" for name, value in element.keys]) + "]"
+        return "[" + ",".join([_key_text(name, value) for name, value in element.keys]) + "]"
     return f"[={_scalar(element.value)}]" if isinstance(element, Member) else f"[{element.position}]"
+
+
+def _key_text(name: str, value: Any) -> str:
+    if type(value) is str and len(name) + len(value) <= _SHORT:
+        return _short_key(name, value)
+    return f"{name}={_scalar(value)}"
 
 
 def _named(name: str) -> str:
@@ -137,6 +143,7 @@ def _named(name: str) -> str:
 
 
 _short_text: Final = lru_cache(maxsize=1024)(_named)
+_short_key: Final = lru_cache(maxsize=1024)(lambda name, value: f"{name}={_scalar(value)}")
 
 
 def scalar_text(value: Any) -> str:

@@ -111,10 +111,10 @@ def value_text(value: Any, *, secret: bool) -> str:
 
 def _is_small(value: Any) -> bool:
     # Only a flat and short value is shown: a deep one would be cut in the middle of something.
+    if len(value) > 4:
+        return False
     children = value.values() if isinstance(value, dict) else value
-    return len(value) <= 4 and not any(
-        isinstance(c, dict | list) or (isinstance(c, str) and "\n" in c) for c in children
-    )
+    return not any([isinstance(c, dict | list) or (isinstance(c, str) and "\n" in c) for c in children])
 
 
 def _managed(refusal: Refusal) -> str:
