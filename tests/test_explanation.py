@@ -110,7 +110,10 @@ def test_of_every_recorded_review_the_explanation_has_the_verdict_of_the_decisio
         assert explanation.decision == decision
         answers = {each.name: each for each in explanation.steps}
         assert [*answers] == ["scope", "managed", "writer", "changes", "protected", "breakGlass", "mode"]
-        assert answers["mode"].answer == (decision.mode or "none: nothing is violated")
+        broken = decision.break_glass is not None and decision.break_glass.violations
+        assert answers["mode"].answer == (
+            decision.mode or ("none: the glass is broken" if broken else "none: nothing is violated")
+        )
         # What was denied is protected by something, and what is protected from this writer was not let through.
         glass = decision.break_glass is not None or answers["breakGlass"].answer != "no"
         if answers["protected"].answer == "yes":
@@ -207,11 +210,16 @@ def test_a_broken_glass_is_told_and_who_may_break_it() -> None:
         'used on deployments.apps "web" in namespace "shop" by sam: INC-1, until 2026-11-22T08:00:00Z',
     )
     assert explained(opened).decision.allowed
+    assert step("mode", opened).answer == "none: the glass is broken"
 
 
 def test_a_write_that_breaks_the_glass_and_may_not_says_so() -> None:
-    asked = review(deployment(), deployment(annotations={"driftwall.io/break-glass": "INC-1"}))
-    assert step("changes", asked).details == ("metadata.annotations['driftwall.io/break-glass'] changed",)
+    broken, otherwise = (deployment(annotations={"driftwall.io/break-glass": reason}) for reason in ("INC-1", "INC-2"))
+    asked = review(deployment(), broken)
+    annotation = "metadata.annotations['driftwall.io/break-glass']"
+    assert step("changes", asked).details == (f"{annotation} added",)
+    assert step("changes", review(broken, otherwise)).details == (f"{annotation} changed",)
+    assert step("changes", review(broken, deployment())).details == (f"{annotation} removed",)
     assert step("breakGlass", asked).answer == "no, and this write may not break it"
 
 

@@ -251,8 +251,14 @@ def _changes(asked: _Asked) -> Step:
         verb = "it is deleted" if review.operation == "DELETE" else f"{review.subresource or review.operation}"
         return Step(name="changes", question="What changes?", answer=verb)
     before, after = meta.annotations_of(review.old), meta.annotations_of(review.new)
-    glass = [f"metadata.annotations['{key}']" for key in breakglass.KEYS if before.get(key) != after.get(key)]
-    details = (*(f"{change.path} {change.change}" for change in changes), *(f"{path} changed" for path in glass))
+    glass = [key for key in breakglass.KEYS if before.get(key) != after.get(key)]
+    happened = {
+        key: "added" if before.get(key) is None else "removed" if after.get(key) is None else "changed" for key in glass
+    }
+    details = (
+        *(f"{change.path} {change.change}" for change in changes),
+        *(f"metadata.annotations['{key}'] {change}" for key, change in happened.items()),
+    )
     answer = f"{len(details)} {'field' if len(details) == 1 else 'fields'}" if details else "nothing that counts"
     return Step(name="changes", question="What changes?", answer=answer, details=details)
 
@@ -310,4 +316,6 @@ _SO: Final[Mapping[str, str]] = {
 
 def _mode(decision: Decision) -> Step:
     details = tuple(f"policy {each.name} ({each.mode}) {_SO[each.mode]}" for each in decision.violations)
-    return Step(name="mode", question="Mode", answer=decision.mode or "none: nothing is violated", details=details)
+    glass = decision.break_glass
+    why = "the glass is broken" if glass is not None and glass.violations else "nothing is violated"
+    return Step(name="mode", question="Mode", answer=decision.mode or f"none: {why}", details=details)
