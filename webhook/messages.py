@@ -114,7 +114,7 @@ def _is_small(value: Any) -> bool:
     if len(value) > 4:
         return False
     children = value.values() if isinstance(value, dict) else value
-    return not any([isinstance(c, dict | list) or (isinstance(c, str) and "\n" in c) for c in children])
+    return not any(isinstance(c, dict | list) or (isinstance(c, str) and "\n" in c) for c in children)
 
 
 def _managed(refusal: Refusal) -> str:
