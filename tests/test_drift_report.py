@@ -173,7 +173,7 @@ def test_an_extra_object_and_a_missing_one_say_so() -> None:
 
 
 def test_the_metric_of_the_documentation_is_in_the_reports() -> None:
-    page = (Path(__file__).parents[1] / "deploy" / "README.md").read_text()
+    page = (Path(__file__).parents[1] / "deploy" / "SCAN.md").read_text()
     config = yaml.safe_load(page[page.index("kind: CustomResourceStateMetrics") :].partition("```")[0])
     cluster = replace(OBJECTS[0].target, ref=OBJECTS[0].target.ref._replace(namespace=""))
     reports = policy_report.reports([*OBJECTS, replace(OBJECTS[0], target=cluster)], {}, NOW)

@@ -1,6 +1,6 @@
 """What a scan has found as PolicyReports (wgpolicyk8s.io/v1alpha2): one for each namespace, one for the cluster.
 
-Kyverno, Policy Reporter and others show them; kube-state-metrics can count them (deploy/README.md).
+Kyverno, Policy Reporter and others show them; kube-state-metrics can count them (deploy/SCAN.md).
 """
 
 from __future__ import annotations
@@ -41,12 +41,13 @@ def empty(namespace: str) -> Document:
 
 
 def reports(
-    objects: Sequence[DriftedObject], managed: Mapping[tuple[str, str], int], now: datetime
+    objects: Sequence[DriftedObject], managed: Mapping[tuple[str, str], int], now: datetime, missed: Sequence[str] = ()
 ) -> dict[str, Document]:
     """The reports by namespace, for every one that has managed objects; the empty name is the cluster's.
 
     ``pass`` counts the managed objects without drift, ``fail`` the fields and objects that have drifted. Of more than
-    MAX_RESULTS, the summary alone tells.
+    MAX_RESULTS, the summary alone tells. ``missed`` is what was not scanned: an ``error`` in each report, since it may
+    be of any namespace.
     """
     by_namespace: dict[str, list[DriftedObject]] = {namespace: [] for namespace, _ in managed}
     for obj in objects:
@@ -54,12 +55,14 @@ def reports(
     found = {}
     for namespace, drifted in sorted(by_namespace.items()):
         count = sum(number for (name, _), number in managed.items() if name == namespace)
-        found[namespace] = _report(namespace, drifted, count, now)
+        found[namespace] = _report(namespace, drifted, count, now, missed)
     return found
 
 
-def _report(namespace: str, drifted: Sequence[DriftedObject], managed: int, now: datetime) -> Document:
-    results: list[Document] = []
+def _report(
+    namespace: str, drifted: Sequence[DriftedObject], managed: int, now: datetime, missed: Sequence[str] = ()
+) -> Document:
+    results = [_error(missed, now)] if missed else []
     failed = 0
     for obj in drifted:
         fields: Sequence[DriftedField | None] = obj.fields if obj.state == CHANGED else (None,)
@@ -72,8 +75,20 @@ def _report(namespace: str, drifted: Sequence[DriftedObject], managed: int, now:
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "PolicyReport" if namespace else "ClusterPolicyReport",
         "metadata": metadata,
-        "summary": {"pass": max(0, managed - len(drifted)), "fail": failed, "warn": 0, "error": 0, "skip": 0},
+        "summary": {"pass": max(0, managed - len(drifted)), "fail": failed, "warn": 0, "error": len(missed), "skip": 0},
         "results": results,
+    }
+
+
+def _error(missed: Sequence[str], now: datetime) -> Document:
+    return {
+        "source": "driftwall",
+        "policy": _NO_POLICY,
+        "category": "Configuration drift",
+        "result": "error",
+        "scored": False,
+        "message": cut(escaped(f"not scanned: {'; '.join(missed)}"), _MAX_MESSAGE),
+        "timestamp": {"seconds": int(now.timestamp()), "nanos": 0},
     }
 
 

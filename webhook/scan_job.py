@@ -38,8 +38,8 @@ def policies_in(cluster: Cluster) -> Snapshot:
     return snapshot
 
 
-def write_reports(cluster: Cluster, reports: Mapping[str, Object]) -> None:
-    """Write the reports, and empty those of namespaces that have nothing managed any more.
+def write_reports(cluster: Cluster, reports: Mapping[str, Object], *, whole: bool) -> None:
+    """Write the reports, and empty those of namespaces that have nothing managed any more, if the scan was ``whole``.
 
     Raises:
         ClusterError: one could not be written.
@@ -56,7 +56,7 @@ def write_reports(cluster: Cluster, reports: Mapping[str, Object]) -> None:
             )
         for obj in listing.objects(resource):
             ref = resource.ref(obj)
-            if ref.name == policy_report.NAME and ref.namespace not in reports:
+            if whole and ref.name == policy_report.NAME and ref.namespace not in reports:
                 stale[ref.namespace] = policy_report.empty(ref.namespace)
     for namespace, report in {**reports, **stale}.items():
         resources.ensure(policy_report.path(namespace), report)

@@ -1,5 +1,6 @@
 """What people did with kubectl while driftwall was away is found, all of it and nothing else, and brought back."""
 
+import contextlib
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -628,12 +629,50 @@ def test_the_job_writes_a_report_for_each_namespace_with_the_rights_that_it_is_i
     assert hands.delete().done
     control_plane.raw("DELETE", f"/api/v1/namespaces/{namespace}/configmaps/configmaps-quiet")
     control_plane.wait_for(lambda: not control_plane.exists("endpoints", hands.name, namespace), "the Endpoints to go")
+    with unavailable_group(control_plane) as group:
+        partly = job(*args)
+    assert partly.code == 69
+    assert f"not scanned: {group}" in partly.err
+    # What was not looked at is not clean.
+    assert control_plane.get(path) == report
+    of_cluster = control_plane.get(f"{reports}/clusterpolicyreports/driftwall-scan")
+    assert of_cluster["summary"]["error"] == 1
+    told = of_cluster["results"][0]
+    assert (told["result"], told["message"].startswith(f"not scanned: {group}")) == ("error", True)
+
     assert job(*args).code == 0
     emptied = control_plane.get(path)
     assert (emptied["summary"]["pass"], emptied["summary"]["fail"], emptied["results"]) == (0, 0, [])
     all_are_used_and_no_other_is_wanted(rights(ROLES), requests_of(control_plane, JOB, begun))
     # What it may not do.
     assert "forbidden" in job("--manifests", str(written(tmp_path, hands.manifest, namespace))).err
+
+
+@contextlib.contextmanager
+def unavailable_group(control_plane: ControlPlane) -> Iterator[str]:
+    """An API group whose server is away, as that of a metrics adapter often is."""
+    version, group = "v1", "unavailable.example.com"
+    service = {
+        "apiVersion": "apiregistration.k8s.io/v1",
+        "kind": "APIService",
+        "metadata": {"name": f"{version}.{group}"},
+        "spec": {
+            "group": group,
+            "version": version,
+            "groupPriorityMinimum": 100,
+            "versionPriority": 100,
+            "insecureSkipTLSVerify": True,
+            "service": {"namespace": "default", "name": "nobody"},
+        },
+    }
+    control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(service))
+    try:
+        control_plane.wait_for(
+            lambda: group in json.dumps(control_plane.get("/apis")["groups"]), "the group to be announced"
+        )
+        yield group
+    finally:
+        control_plane.kubectl("delete", "apiservice", f"{version}.{group}")
 
 
 def test_a_pushgateway_that_is_away_costs_the_metrics_and_never_what_was_found(

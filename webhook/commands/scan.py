@@ -250,7 +250,8 @@ def _complain(scan: Scan) -> bool:
 def _write_reports(cluster: Any, found: list[DriftedObject], scan: Scan, now: datetime) -> None:
     from webhook.scan_job import write_reports
 
-    write_reports(cluster, policy_report.reports(found, scan.totals.managed, now))
+    missed = [*scan.totals.incomplete, *scan.totals.denied]
+    write_reports(cluster, policy_report.reports(found, scan.totals.managed, now, missed), whole=not missed)
 
 
 def _push(gateway: str, found: list[DriftedObject], scan: Scan, *, seconds: float, complete: bool) -> bool:
