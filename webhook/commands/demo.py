@@ -139,7 +139,7 @@ def _server(policies: Path, folder: Path) -> Iterator[str]:
         *(sys.executable, "-m", "webhook", "serve"),
         *("--policies", str(policies)),
         *("--tls-cert", str(folder / "tls.crt"), "--tls-key", str(folder / "tls.key")),
-        *("--listen", "127.0.0.1:0", "--management-listen", "127.0.0.1:0"),
+        *("--listen", "127.0.0.1:0", "--management-listen", "127.0.0.1:0", "--shutdown-delay", "0s"),
     ]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("DRIFTWALL_", "KUBE"))}
     environment["HOME"] = str(folder)
