@@ -83,6 +83,14 @@ def test_a_key_that_is_left_out_has_its_default_and_is_still_a_difference_of_the
     assert changes(old, new, DEPLOYMENT) == [(place, "added")]
 
 
+def test_an_only_key_that_is_left_out_has_its_default_too() -> None:
+    schema = schema_of({"f:ports": {'k:{"protocol":"TCP"}': {}}})
+    old = {"ports": [{"number": 1}, {"protocol": "UDP"}]}
+    new = {"ports": [{"protocol": "UDP"}, {"protocol": "TCP", "number": 2}]}
+    item = "ports[protocol=TCP]"
+    assert changes(old, new, schema) == [(f"{item}.number", "changed"), (f"{item}.protocol", "added")]
+
+
 def test_keys_of_different_types_are_different_items() -> None:
     schema = schema_of({"f:l": {'k:{"id":1}': {}}})
     assert changes({"l": [{"id": 1}]}, {"l": [{"id": "1"}]}, schema) == [("l[id=1]", "removed"), ("l[id=1]", "added")]

@@ -353,7 +353,7 @@ def _places(old: list[Any], new: list[Any], list_type: ListType) -> Iterable[_Pl
         return None
     if before == after:
         return zip(old, new, repeat(len(set(before)) < len(before)))
-    places: dict[Identity | str, tuple[list[Any], list[Any]]] = {}
+    places: dict[Identity, tuple[list[Any], list[Any]]] = {}
     for place, item in zip(before, old, strict=True):
         places.setdefault(place, ([], []))[0].append(item)
     for place, item in zip(after, new, strict=True):
@@ -384,20 +384,16 @@ def _decoders(names: tuple[str, ...]) -> _Decoders:
 _KEYS: Final[Mapping[ListType, _Decoders]] = {names: _decoders(names) for names in KEYED_BY}
 
 
-def _identities(items: list[Any], list_type: ListType) -> list[Identity | str] | None:
+def _identities(items: list[Any], list_type: ListType) -> list[Identity] | None:
     """For each item what tells it from the others, whatever its type is; None if one has no such thing."""
-    found: list[Identity | str] = []
-    only = list_type[0] if len(list_type) == 1 and list_type != SET else None
+    found: list[Identity] = []
     for item in items:
-        place: Identity | str | None
         if list_type == SET:
             place = identity((item,))
-        elif type(item) is not dict:
-            return None
-        elif type(name := item.get(only)) is str:
-            place = name
-        else:
+        elif type(item) is dict:
             place = identity([item.get(name, KEY_DEFAULTS.get(name)) for name in list_type])
+        else:
+            return None
         if place is None:
             return None
         found.append(place)
