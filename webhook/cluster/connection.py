@@ -9,7 +9,7 @@ from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 import urllib3
@@ -34,6 +34,15 @@ class Answer:
 
     status: int
     body: bytes
+
+
+def json_object(body: bytes) -> dict[str, Any] | None:
+    """The JSON object in the body of an answer; None if it is none."""
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 class Stream(Protocol):

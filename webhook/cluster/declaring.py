@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from webhook import meta
-from webhook.cluster.connection import Answer, Connection
+from webhook.cluster.connection import Answer, Connection, json_object
 from webhook.errors import ClusterError, LookupFailed
 from webhook.text import cut, escaped
 
@@ -92,11 +92,8 @@ class Declaring:
 
 def _object(method: str, path: str, answer: Answer) -> Object:
     path = path.partition("?")[0]
-    try:
-        document = msgspec.json.decode(answer.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        document = None
-    if answer.status < 300 and isinstance(document, dict):
+    document = json_object(answer.body)
+    if answer.status < 300 and document is not None:
         return document
     said = str(meta.mapping(document).get("message", ""))
     if denied := _WEBHOOK.search(said):

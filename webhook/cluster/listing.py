@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import quote, urlencode
 
-import msgspec
-
 from webhook import meta
 from webhook.admission import ObjectRef, qualified_resource
-from webhook.cluster.connection import Answer, TooLarge
+from webhook.cluster.connection import Answer, TooLarge, json_object
 from webhook.errors import ClusterError, LookupFailed
 from webhook.listkeys import canonical_group
 
@@ -244,11 +242,7 @@ def _key(obj: Object) -> str:
 
 
 def _decoded(path: str, answer: Answer) -> Object:
-    try:
-        value = msgspec.json.decode(answer.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
+    if (value := json_object(answer.body)) is None:
         raise ClusterError(f"GET {path}: the answer is nothing that driftwall can read")
     return value
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
-import msgspec
-
+from webhook import meta
 from webhook.admission import ObjectRef
-from webhook.cluster.connection import Answer, Connection
+from webhook.cluster.connection import Answer, Connection, json_object
 from webhook.errors import LookupFailed
 from webhook.subject import LookupNeeded
 
@@ -217,19 +216,12 @@ def path(ref: ObjectRef) -> str:
 
 
 def _decode(body: bytes) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
+    if (value := json_object(body)) is None:
         raise LookupFailed("the API server's answer is no object that driftwall can read")
     return value
 
 
 def _names(answer: Answer, ref: ObjectRef) -> bool:
     """Whether a 404 is about this object. One about its group or resource says nothing of whether it exists."""
-    try:
-        status = msgspec.json.decode(answer.body)
-        return bool(status["details"]["name"] == ref.name)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
-        return False
+    status = json_object(answer.body) or {}
+    return bool(meta.mapping(status.get("details")).get("name") == ref.name)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from webhook.cluster.connection import Answer, Connection
+from webhook.cluster.connection import Answer, Connection, json_object
 from webhook.errors import ClusterError, Conflict, LookupFailed
 
 # One call. Nobody waits for it but the next one, and the Lease is lost to others after twice this (cluster.leases).
@@ -80,11 +80,8 @@ def _document(method: str, path: str, answer: Answer) -> Document:
         raise Conflict(f"{method} {path}: somebody else changed it; trying again")
     if answer.status >= 300:
         raise ClusterError(f"{method} {path}: {_REFUSALS.get(answer.status, f'HTTP {answer.status}')}")
-    try:
-        document = msgspec.json.decode(answer.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        document = None
-    if not isinstance(document, dict) or not isinstance(document.get("metadata"), dict):
+    document = json_object(answer.body)
+    if document is None or not isinstance(document.get("metadata"), dict):
         raise ClusterError(f"{method} {path}: the answer is no object that driftwall can read")
     return document
 

@@ -11,7 +11,7 @@ import msgspec
 
 from webhook import meta
 from webhook.cluster.bundles import path_of
-from webhook.cluster.connection import JSON, Answer
+from webhook.cluster.connection import JSON, Answer, json_object
 from webhook.cluster.listing import Listing, Reading, Resource
 from webhook.errors import ClusterError, LookupFailed
 from webhook.identity import Writers
@@ -139,11 +139,7 @@ def _collection(group: str, namespace: str, resource: str) -> str:
 
 
 def _decoded(answer: Answer) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(answer.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
+    if (value := json_object(answer.body)) is None:
         raise ClusterError(f"the API server's answer (HTTP {answer.status}) is nothing that driftwall can read")
     return value
 
