@@ -3,21 +3,45 @@
 What must hold of all that was written in between, whichever test wrote it, is asserted when the servers end.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 
 from . import binaries, whole_run
 from .control_plane import ControlPlane
 from .driftwall import CONFIG_SYNC, Driftwall
+from .servers import Options
 
 
 @pytest.fixture(scope="session")
-def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
-    """A real control plane; see ControlPlane. What a test makes in it belongs in a namespace of its own."""
+def shown(pytestconfig: pytest.Config) -> Callable[[], AbstractContextManager[None]]:
+    """Shows what is printed inside of it at once: a build of minutes must not look like a hang."""
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
     assert capture is not None
-    with capture.global_and_fixture_disabled():  # a build of minutes must not look like a hang
+    disabled: Callable[[], AbstractContextManager[None]] = capture.global_and_fixture_disabled
+    return disabled
+
+
+@pytest.fixture(scope="module")
+def own_plane(shown: Callable[[], AbstractContextManager[None]]) -> Iterator[ControlPlane]:
+    """A control plane of the module's own.
+
+    Its API server asks for a Service's endpoints, of which there are none, and never calls an address in vain.
+    """
+    with shown():
+        plane = ControlPlane(Options(api_server_flags=["--enable-aggregator-routing=true"]))
+        plane.start()
+    try:
+        yield plane
+    finally:
+        plane.stop()
+
+
+@pytest.fixture(scope="session")
+def control_plane(shown: Callable[[], AbstractContextManager[None]]) -> Iterator[ControlPlane]:
+    """A real control plane; see ControlPlane. What a test makes in it belongs in a namespace of its own."""
+    with shown():
         using = binaries.find()
     with ControlPlane(using=using) as plane:
         yield plane

@@ -8,7 +8,7 @@ import subprocess
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from . import debian, processes
 from .binaries import alone, cache_folder
@@ -34,19 +34,15 @@ def tool(name: str) -> Path:
     return path
 
 
-class Pushgateway:
-    """A Pushgateway at `address`, from `with` to its end; what was pushed to it is gone with it."""
+class _Server:
+    """A server at `address`, which is ready inside `with`, and gone after it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, name: str, flags: Sequence[str], folder: Path) -> None:
         self.address = f"127.0.0.1:{processes.free_port()}"
-        command: list[str | Path] = [
-            tool("prometheus-pushgateway"),
-            f"--web.listen-address={self.address}",
-            "--log.level=warn",
-        ]
-        self._process = processes.Process(command, folder / "pushgateway.log")
+        command: list[str | Path] = [tool(name), *flags, f"--web.listen-address={self.address}", "--log.level=warn"]
+        self._process = processes.Process(command, folder / f"{name}.log")
 
-    def __enter__(self) -> "Pushgateway":
+    def __enter__(self) -> Self:
         try:
             self._process.wait_until(lambda: _get(self.address, "/-/ready"))
         except BaseException:
@@ -58,7 +54,14 @@ class Pushgateway:
         self._process.kill()
 
 
-class Prometheus:
+class Pushgateway(_Server):
+    """A Pushgateway at `address`, from `with` to its end; what was pushed to it is gone with it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("prometheus-pushgateway", (), folder)
+
+
+class Prometheus(_Server):
     """A Prometheus that scrapes `targets` and `gateway` and watches `rules`, from `with` to its end."""
 
     def __init__(self, folder: Path, targets: Sequence[str], gateway: str, rules: Mapping[str, Any]) -> None:
@@ -73,37 +76,17 @@ class Prometheus:
         # YAML takes JSON as it is.
         (folder / "rules.json").write_text(json.dumps(rules))
         (folder / "prometheus.json").write_text(json.dumps(config))
-        self._address = f"127.0.0.1:{processes.free_port()}"
-        self._process = processes.Process(
-            [
-                tool("prometheus"),
-                f"--config.file={folder / 'prometheus.json'}",
-                f"--storage.tsdb.path={folder / 'data'}",
-                f"--web.listen-address={self._address}",
-                "--log.level=warn",
-            ],
-            folder / "prometheus.log",
-        )
-
-    def __enter__(self) -> "Prometheus":
-        try:
-            self._process.wait_until(lambda: _get(self._address, "/-/ready"))
-        except BaseException:
-            self._process.kill()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
+        flags = [f"--config.file={folder / 'prometheus.json'}", f"--storage.tsdb.path={folder / 'data'}"]
+        super().__init__("prometheus", flags, folder)
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
         """What an expression gives now: labels and value of each series."""
-        answer = json.loads(_get(self._address, f"/api/v1/query?{urllib.parse.urlencode({'query': expression})}"))
+        answer = json.loads(_get(self.address, f"/api/v1/query?{urllib.parse.urlencode({'query': expression})}"))
         return [(each["metric"], float(each["value"][1])) for each in answer["data"]["result"]]
 
     def firing(self) -> set[str]:
         """The names of the alerts that fire now."""
-        alerts = json.loads(_get(self._address, "/api/v1/alerts"))["data"]["alerts"]
+        alerts = json.loads(_get(self.address, "/api/v1/alerts"))["data"]["alerts"]
         return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
 

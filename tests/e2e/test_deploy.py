@@ -28,7 +28,6 @@ from webhook.errors import ClusterError
 from .control_plane import ControlPlane
 from .installing import WEBHOOKS, client, in_namespace, installed, kubectl, overlay, shell, take_away
 from .kinds import FLUX
-from .servers import Options
 
 CHOICES: Sequence[Object] = (
     {"policies": {"mode": "tag"}, "extraEnv": [{"name": "A", "value": "b"}], "podLabels": {"a": "b"}},
@@ -48,20 +47,9 @@ CHOICES: Sequence[Object] = (
 
 
 @pytest.fixture(scope="module")
-def cluster(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
-    """A control plane of its own: while the webhooks are there and nobody answers them, no other test could write.
-
-    Its API server asks for a Service's endpoints, of which there are none, and never calls an address in vain.
-    """
-    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
-    assert capture is not None
-    with capture.global_and_fixture_disabled():
-        plane = ControlPlane(Options(api_server_flags=["--enable-aggregator-routing=true"]))
-        plane.start()
-    try:
-        yield plane
-    finally:
-        plane.stop()
+def cluster(own_plane: ControlPlane) -> ControlPlane:
+    """A control plane of its own: while the webhooks are there and nobody answers them, no other test could write."""
+    return own_plane
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from . import binaries
 from .api import Object
 from .control_plane import ControlPlane
 from .driftwall import Driftwall
-from .servers import Options
 
 RBAC = "rbac.authorization.k8s.io"
 ADMISSION = "/apis/admissionregistration.k8s.io/v1"
@@ -71,22 +70,11 @@ class Doctor:
 
 
 @pytest.fixture(scope="module")
-def plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
-    """A control plane of its own, in which nobody but the administrator is bound to cluster-admin.
-
-    Its API server asks for a Service's endpoints, of which there are none, and never calls an address in vain.
-    """
-    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
-    assert capture is not None
-    with capture.global_and_fixture_disabled():
-        plane = ControlPlane(Options(api_server_flags=["--enable-aggregator-routing=true"]))
-        plane.start()
-    try:
-        status, answer = plane.raw("DELETE", f"/apis/{RBAC}/v1/clusterrolebindings/driftwall-e2e-users")
-        assert status == 200, answer
-        yield plane
-    finally:
-        plane.stop()
+def plane(own_plane: ControlPlane) -> ControlPlane:
+    """A control plane of its own, in which nobody but the administrator is bound to cluster-admin."""
+    status, answer = own_plane.raw("DELETE", f"/apis/{RBAC}/v1/clusterrolebindings/driftwall-e2e-users")
+    assert status == 200, answer
+    return own_plane
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ started as the Pods say, each on a host of its own; see Node.
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -146,11 +146,11 @@ def changes(replica: Replica) -> int:
 
 
 @pytest.fixture(scope="module")
-def cluster(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
-    assert capture is not None
+def cluster(
+    shown: Callable[[], contextlib.AbstractContextManager[None]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
     with contextlib.ExitStack() as stack:
-        with capture.global_and_fixture_disabled():
+        with shown():
             network = stack.enter_context(Network(HOSTS))
         flags = ["--enable-aggregator-routing=true"]
         options = Options(addresses=[network.gateway], api_server_flags=flags)
