@@ -13,8 +13,9 @@ from tests import shapes
 from tests.shapes import Map, Place, Shape, flat, text
 from webhook.diff import ABSENT, MAX_CHANGES, QUICK_LEVELS, Change, diff
 from webhook.equality import strictly_equal
-from webhook.fieldpath import Element, Item, Member, PathSet, format_path
+from webhook.fieldpath import Element, Item, Member, format_path
 from webhook.listkeys import Schema
+from webhook.patterns import PathSet
 from webhook.selection import select
 
 NOTHING_KNOWN = Schema.of("example.com", "Widget")

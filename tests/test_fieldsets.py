@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from webhook import fieldsets
-from webhook.fieldpath import parse_pattern
 from webhook.fieldsets import FIELD_SETS, NAMES
+from webhook.patterns import parse_pattern
 
 
 def test_the_sets_that_the_interface_promises_are_there() -> None:

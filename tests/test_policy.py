@@ -11,7 +11,7 @@ from tests.reviews import snapshot_of
 from webhook.admission import UserInfo
 from webhook.documents import load_documents
 from webhook.errors import PolicyError
-from webhook.fieldpath import parse_pattern
+from webhook.patterns import parse_pattern
 from webhook.policy import Policy, Snapshot
 from webhook.policy_compiler import check_documents, compile_documents, default_config, load
 from webhook.tools import MARKERS

@@ -16,10 +16,10 @@ from webhook import breakglass, guard, meta, own_objects, tags
 from webhook.admission import ObjectRef, Review
 from webhook.breakglass import Opening
 from webhook.case import Case, Context, candidates_of, claims_of, is_meant, managed_by, owned, with_owner, written
-from webhook.fieldpath import PathSet
 from webhook.identity import Writer, is_node, is_proven
 from webhook.messages import Refusal, denial, warning
 from webhook.opening import GlassWork, glass_work, opening_for
+from webhook.patterns import PathSet
 from webhook.policy import DRY_RUN, ENFORCE, TAG, WARN, Candidate, Snapshot
 from webhook.protection import STRICTNESS, Finding, Judged, Note, guardian_rank, judge, path_of
 from webhook.subject import LookupNeeded, Objects, Subject, scale_target, subject_of, with_ownership

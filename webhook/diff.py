@@ -16,7 +16,7 @@ from msgspec import Raw
 
 from webhook.equality import Known, strictly_equal
 from webhook.fieldpath import Element, Identity, Index, Item, Member, Path, format_path, identity
-from webhook.lazyjson import LazyObject, decoded, split
+from webhook.lazyjson import decoded, split
 from webhook.listkeys import ATOMIC, KEY_DEFAULTS, KEYED_BY, SET, ListType, Schema
 
 
@@ -193,13 +193,6 @@ def _dict(value: Any) -> dict[str, Any]:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The fields that may have changed: all but those whose bytes are the same."""
-    if isinstance(old, LazyObject) and isinstance(new, LazyObject):
-        return old.differing(new)
-    return [*old, *(name for name in new if name not in old)]
 
 
 def diff(old: Mapping[str, Any], new: Mapping[str, Any], schema: Schema) -> list[Change]:

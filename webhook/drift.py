@@ -20,7 +20,7 @@ from webhook.breakglass import read_time
 from webhook.case import Case, Context, candidates_of, claims_of, is_meant
 from webhook.diff import ABSENT, Change, diff
 from webhook.drift_model import BY_MANIFEST, BY_OWNERSHIP, BY_TAG, SET, SEVERITIES, DriftedField, Target
-from webhook.fieldpath import Path, PathSet, format_path
+from webhook.fieldpath import Path, format_path
 from webhook.foreign import (
     HIDDEN,
     MANUAL_MANAGERS,
@@ -35,6 +35,7 @@ from webhook.foreign import (
 from webhook.globs import Globs
 from webhook.listkeys import Schema
 from webhook.ownership import HeldValue, OwnedFields, field_documents, last_applied
+from webhook.patterns import PathSet
 from webhook.policy import Candidate, Policy, Snapshot
 from webhook.protection import Facts, judge
 from webhook.selection import Position, Union, select

@@ -11,8 +11,9 @@ from typing import Any, Final
 import msgspec
 
 from webhook.errors import SettingsError
-from webhook.fieldpath import Index, KeyMatch, parse_pattern
+from webhook.fieldpath import Index
 from webhook.globs import Glob
+from webhook.patterns import KeyMatch, parse_pattern
 
 Element = str | KeyMatch
 

@@ -17,8 +17,8 @@ from webhook import breakglass, guard, meta
 from webhook.admission import OPERATIONS, Review, UserInfo
 from webhook.case import claims_of, written
 from webhook.decision import Decision, FieldChange, decide
-from webhook.fieldpath import AnyChild
 from webhook.identity import Writers, bears, is_node, is_proven, service_account
+from webhook.patterns import AnyChild
 from webhook.policy import DRY_RUN, ENFORCE, OWN_RULE, TAG, WARN, Match, Policy, Snapshot
 from webhook.subject import Objects
 from webhook.tools import Claim

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from webhook.fieldpath import Pattern, parse_pattern
 from webhook.listkeys import POD_SPECS, canonical_group
+from webhook.patterns import Pattern, parse_pattern
 
 Kind = tuple[str, str]
 

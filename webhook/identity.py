@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from webhook.admission import UserInfo
-from webhook.fieldpath import PathSet
 from webhook.globs import Glob, is_glob
+from webhook.patterns import PathSet
 
 Verify = Literal["uid", "pod", "none"]
 

@@ -10,12 +10,12 @@ from typing import Final, TypeAlias, TypeVar
 import msgspec
 
 from webhook.breakglass import BreakGlass
-from webhook.fieldpath import PathSet, Pattern, parse_pattern
 from webhook.fieldsets import patterns as field_set
 from webhook.globs import Globs
 from webhook.identity import Writers
 from webhook.labels import LabelSelector
 from webhook.listkeys import canonical_group
+from webhook.patterns import PathSet, Pattern, parse_pattern
 from webhook.tools import MARKERS, Marker
 
 _K = TypeVar("_K")

@@ -15,11 +15,11 @@ from webhook.breakglass import BreakGlass
 from webhook.documents import MAX_BYTES, Document, Key, Problem, load_documents, policy_files
 from webhook.durations import parse_duration
 from webhook.errors import PolicyError
-from webhook.fieldpath import PathSet, Pattern, parse_pattern
 from webhook.globs import Globs
 from webhook.identity import HPA, SYSTEM, Writer, Writers
 from webhook.labels import LabelSelector
 from webhook.meta import metadata_of
+from webhook.patterns import PathSet, Pattern, parse_pattern
 from webhook.policy import (
     CHILDREN_OPERATIONS,
     DEFAULT_EXEMPT_NAMESPACES,

@@ -19,8 +19,8 @@ from jsonschema.validators import extend
 from webhook.breakglass import read_time
 from webhook.documents import Document, Key, Problem
 from webhook.durations import parse_duration
-from webhook.fieldpath import parse_pattern
 from webhook.fieldsets import NAMES as FIELD_SET_NAMES
+from webhook.patterns import parse_pattern
 from webhook.regexes import Pattern, compile_own, compile_pattern
 from webhook.text import shown
 from webhook.tools import TITLES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Final
 
 import msgspec
@@ -10,13 +10,13 @@ import msgspec
 from webhook import meta, tags
 from webhook.admission import ObjectRef, Review
 from webhook.case import Case, Context
-from webhook.diff import Change, differences, differing
+from webhook.diff import Change, differences
 from webhook.disowning import disowned, disowned_child
-from webhook.fieldpath import PathSet
 from webhook.globs import Globs
 from webhook.lazyjson import LazyObject
 from webhook.listkeys import Schema
 from webhook.ownership import declared, field_documents, made_by_controller
+from webhook.patterns import PathSet
 from webhook.policy import MODES, Candidate, Policy
 from webhook.selection import Position, Union, select
 from webhook.subject import Objects, Subject, is_namespace, look_up
@@ -210,9 +210,12 @@ def _differing(
     old: Mapping[str, Any], new: Mapping[str, Any], noise: Set[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields of both that may have changed, and are none of ``noise``; not decoded where neither is."""
-    names = [name for name in differing(old, new) if name not in noise]
     if isinstance(old, LazyObject) and isinstance(new, LazyObject):
+        names: Iterable[str] = old.differing(new)
         old, new = old.raw, new.raw
+    else:
+        names = {**old, **new}
+    names = [name for name in names if name not in noise]
     return {name: old[name] for name in names if name in old}, {name: new[name] for name in names if name in new}
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from webhook.documents import dump
-from webhook.fieldpath import format_path, parse_pattern
+from webhook.fieldpath import format_path
 from webhook.identity import service_account
+from webhook.patterns import parse_pattern
 from webhook.tools import DECLARED_FIELDS, LAST_APPLIED, MARKERS, OWN_PREFIX
 
 # Items of one list that are still named one by one: an entry should give no more than it has to.

@@ -12,7 +12,7 @@ import msgspec
 
 from webhook import meta
 from webhook.breakglass import read_time, write_time
-from webhook.fieldpath import PathSet, Pattern, parse_pattern
+from webhook.patterns import PathSet, Pattern, parse_pattern
 from webhook.text import cut, escaped
 
 LABEL: Final = "driftwall.io/drifted"

@@ -13,10 +13,10 @@ import msgspec
 
 from webhook import meta
 from webhook.errors import MalformedReview
-from webhook.fieldpath import PathSet
 from webhook.globs import Globs
 from webhook.lazyjson import LazyObject
 from webhook.listkeys import canonical_group
+from webhook.patterns import PathSet
 
 _KIND: Final = frozenset({"apiVersion", "kind"})
 _NAMES_AND_MARKS: Final = frozenset({"labels", "annotations", "name", "namespace"})
