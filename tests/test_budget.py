@@ -21,12 +21,13 @@ SNAPSHOT = snapshot_of(POLICY)
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-def body_with(old: str, new: str) -> bytes:
-    """A review whose objects differ in a field, given as JSON."""
+def body_with(old: str, new: str, holder: str) -> bytes:
+    """A review whose objects differ in a field of ``holder``, given as JSON."""
     text = json.dumps(review(oldObject="OLD", object="NEW"))
     for place, replicas, value in (("OLD", 2, old), ("NEW", 5, new)):
-        obj = json.dumps(deployment(replicas) | {"data": "HERE"})
-        text = text.replace(f'"{place}"', obj.replace('"HERE"', value))
+        made = deployment(replicas)
+        (made[holder] if holder else made)["data"] = "HERE"
+        text = text.replace(f'"{place}"', json.dumps(made).replace('"HERE"', value))
     return text.encode()
 
 
@@ -57,9 +58,10 @@ SHAPES: Mapping[str, tuple[str, str]] = {
 }
 
 
+@pytest.mark.parametrize("holder", ["", "spec", "metadata"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_no_decision_takes_more_memory_than_its_review_weighs(shape: str) -> None:
-    body = body_with(*SHAPES[shape])
+def test_no_decision_takes_more_memory_than_its_review_weighs(shape: str, holder: str) -> None:
+    body = body_with(*SHAPES[shape], holder)
     assert len(body) > 150_000
     peaks = []
     for endpoint in (decide, mutate):

@@ -209,7 +209,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], schema: Schema) 
     changes: list[Change] = []
     scope = _Scope(schema, {})
     pairs = _differing_fields(old, new, (), False, len(old) + len(new)) or []
-    is_much = any(_size(before) > _MUCH or _size(after) > _MUCH for _, before, after, _ in pairs)
+    is_much = any(_is_large(before) or _is_large(after) for _, before, after, _ in pairs)
     waiting: deque[_Pair | Change] = deque(pairs)
     while waiting:
         pair = waiting.popleft()
@@ -325,12 +325,14 @@ def _items_in_place(pair: _Pair, ours: list[Raw], theirs: list[Raw], list_type: 
 
 def _is_dense(raw: Raw) -> bool:
     """Whether this is much, in very small parts: undecoded they would take more memory than decoded."""
-    size = _size(raw)
-    return size > _MUCH and bytes(raw).count(b",") * _SMALL_PART > size
+    return _is_large(raw) and bytes(raw).count(b",") * _SMALL_PART > len(memoryview(raw))
 
 
-def _size(value: Any) -> int:
-    return len(memoryview(value)) if type(value) is Raw else 0
+def _is_large(value: Any) -> bool:
+    """Whether this, or a field of it (metadata comes in parts), is much that is not decoded yet."""
+    if type(value) is Raw:
+        return len(memoryview(value)) > _MUCH
+    return type(value) is dict and any(type(part) is Raw and _is_large(part) for part in value.values())
 
 
 #: An item's old and new value, and whether another may have its key, too.
