@@ -21,8 +21,9 @@ from webhook.errors import Conflict
 DURATION: Final = 15.0
 DEADLINE: Final = 10.0
 RETRY: Final = 2.0
-# At once, when somebody else changed the Lease: replicas write their entries into it (cluster.replicas).
-_ATTEMPTS: Final = 3
+# At once, when somebody else changed the Lease: replicas write their entries into it (cluster.replicas), and where none
+# is there, each of four that come in the same moment may make it between our look and our claim, and one may take it.
+_ATTEMPTS: Final = 5
 
 _log = logging.getLogger(__name__)
 
