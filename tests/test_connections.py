@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import http.client
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -45,9 +47,66 @@ class Application:
         await send({"type": "http.response.body", "body": b"x" * self.length})
 
 
+class Prompted(Application):
+    """Takes every POST on the short way, and answers with the way that it came by and its body.
+
+    By its path: ``/short`` is answered, ``/never`` is not, and of ``/long`` there is no answer on the short way.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = 0
+        self.completed = 0
+        self.ended = 0
+
+    def begin(self, target: bytes, _: list[tuple[bytes, bytes]]) -> PromptedCall:
+        self.begun += 1
+        return PromptedCall(self, target)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body, more = b"long " + scope["path"].encode() + b" ", True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return
+            body += message["body"]
+            more = message["more_body"]
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
+
+
+class PromptedCall:
+    def __init__(self, application: Prompted, target: bytes) -> None:
+        self._application = application
+        self._target = target
+
+    def complete(self, body: bytes, answered: Callable[[bytes | None], None]) -> None:
+        self._application.completed += 1
+        said = b"short " + self._target + b" " + body
+        response = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(said), said)
+        if self._target != b"/never":
+            # If it was ended meanwhile, that would be noticed: it is not to be answered then.
+            soon = asyncio.get_running_loop().call_soon
+            soon(lambda: None if self._application.ended else answered(response if self._target == b"/short" else None))
+
+    def end(self) -> None:
+        self._application.ended += 1
+
+
 @pytest.fixture
 def application() -> Application:
     return Application()
+
+
+@pytest.fixture
+def prompted() -> Prompted:
+    return Prompted()
+
+
+@pytest.fixture
+def prompt_client(prompted: Prompted, made: Certificates) -> Iterator[Client]:
+    with serving(prompted, made) as client:
+        yield client
 
 
 @pytest.fixture
@@ -80,6 +139,18 @@ def is_answered(connection: socket.socket) -> bool:
     response.begin()
     response.read()
     return response.status == 200
+
+
+def post(path: str, body: bytes, *headers: str) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: driftwall", f"Content-Length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def said(connection: socket.socket) -> bytes:
+    """The body of the next answer, which is all that comes for now."""
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return response.read()
 
 
 def is_cut_off(connection: socket.socket, data: bytes) -> bool:
@@ -253,3 +324,133 @@ def test_whoever_does_not_answer_the_end_of_a_connection_does_not_hold_up_the_en
             deaf = stack.enter_context(connected(client))
             assert answers(deaf)
         assert is_closed(deaf)
+
+
+# ── the short way ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_request_goes_the_short_way_however_its_body_comes_and_so_does_the_next(
+    prompt_client: Client, prompted: Prompted
+) -> None:
+    with connected(prompt_client) as connection:
+        for part in (post("/short", b"one two three")[:-10], b" two", b" three"):
+            connection.sendall(part)
+            wait_for(lambda: prompted.begun == 1, "the request to begin")
+        assert said(connection) == b"short /short one two three"
+        connection.sendall(post("/short", b"four"))
+        assert said(connection) == b"short /short four"
+    assert (prompted.begun, prompted.completed, prompted.ended) == (2, 2, 0)
+
+
+def test_a_request_without_an_answer_on_the_short_way_goes_the_long_one_with_all_of_its_body(
+    prompt_client: Client, prompted: Prompted
+) -> None:
+    with connected(prompt_client) as connection:
+        connection.sendall(post("/long", b"one two")[:-4])
+        wait_for(lambda: prompted.begun == 1, "the request to begin")
+        connection.sendall(b" two")
+        assert said(connection) == b"long /long one two"
+        assert prompted.ended == 1
+        prompted.ended = 0
+        connection.sendall(post("/short", b"three"))
+        assert said(connection) == b"short /short three"
+
+
+@pytest.mark.parametrize(
+    ("request_", "ends"),
+    [
+        (post("/short", b"x", "Connection: close"), True),
+        (post("/short", b"x").replace(b"HTTP/1.1", b"HTTP/1.0"), True),
+        (post("/short", b"x").replace(b"POST", b"PUT"), False),
+        # What follows would be in the other protocol.
+        (post("/short", b"", "Connection: upgrade", "Upgrade: h2c"), False),
+    ],
+    ids=["Connection: close", "HTTP/1.0", "PUT", "Upgrade"],
+)
+def test_what_is_no_plain_post_goes_the_long_way(
+    prompt_client: Client, prompted: Prompted, request_: bytes, ends: bool
+) -> None:
+    with connected(prompt_client) as connection:
+        connection.sendall(request_)
+        assert said(connection) == b"long /short " + request_.partition(b"\r\n\r\n")[2]
+        if ends:
+            assert is_closed(connection)
+    assert prompted.begun == 0
+
+
+def test_who_waits_to_be_told_to_go_on_is_told(prompt_client: Client, prompted: Prompted) -> None:
+    with connected(prompt_client) as connection:
+        connection.sendall(post("/short", b"x", "Expect: 100-continue")[:-1])
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(b"x")
+        assert said(connection) == b"long /short x"
+    assert prompted.begun == 0
+
+
+def test_requests_before_their_answers_are_answered_in_order(prompt_client: Client, prompted: Prompted) -> None:
+    with connected(prompt_client) as connection:
+        connection.sendall(b"".join(post("/short", b"%d" % number) for number in range(5)))
+        with connection.makefile("rb") as answers:
+            for number in range(5):
+                while (line := answers.readline()) != b"\r\n":
+                    assert b"short" not in line
+                assert answers.read(len("long /short 0")) == b"long /short %d" % number
+        # Each that another one came after; the last came after one on the long way.
+        assert (prompted.completed, prompted.ended) == (1, 1)
+
+
+@pytest.mark.parametrize("path", ["/short", "/never"], ids=["before its body is there", "before its answer"])
+def test_a_caller_who_leaves_ends_its_request(prompt_client: Client, prompted: Prompted, path: str) -> None:
+    with connected(prompt_client) as connection:
+        connection.sendall(post(path, b"one")[: -1 if path == "/short" else None])
+        wait_for(lambda: (prompted.begun if path == "/short" else prompted.completed) == 1, "the request to be there")
+    wait_for(lambda: prompted.ended == 1, "the request to be ended")
+
+
+def test_a_body_that_takes_too_long_ends_the_request_and_the_connection(
+    prompt_client: Client, prompted: Prompted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "BODY_SECONDS", SHORT)
+    with connected(prompt_client) as slow:
+        slow.sendall(post("/short", b"one")[:-1])
+        assert is_closed(slow)
+    wait_for(lambda: prompted.ended == 1, "the request to be ended")
+
+
+@pytest.mark.parametrize("path", ["/short", "/never"], ids=["before its body is there", "before its answer"])
+def test_a_request_at_the_end_of_the_server_is_answered_before_it(
+    prompted: Prompted, made: Certificates, path: str
+) -> None:
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(serving(prompted, made))
+        with connected(client) as connection:
+            connection.sendall(post(path, b"one")[: -1 if path == "/short" else None])
+            wait_for(lambda: (prompted.begun if path == "/short" else prompted.completed) == 1, "the request")
+            ending = threading.Thread(target=stack.close)
+            ending.start()
+            wait_for(lambda: prompted.ended == 1, "the end to begin")
+            if path == "/short":
+                connection.sendall(b"e")
+            assert said(connection) == b"long %b one" % path.encode()
+            assert is_closed(connection)
+            ending.join(PATIENCE)
+
+
+def test_a_server_that_retires_closes_each_connection_with_its_next_answer(
+    prompted: Prompted, made: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers_made: list[servers.Server] = []
+    started = servers.Server.startup
+
+    async def startup(self: servers.Server, sockets: list[socket.socket] | None = None) -> None:
+        servers_made.append(self)
+        await started(self, sockets)
+
+    monkeypatch.setattr(servers.Server, "startup", startup)
+    with serving(prompted, made) as client, connected(client) as connection:
+        connection.sendall(post("/short", b"one")[:-1])
+        wait_for(lambda: prompted.begun == 1, "the request to begin")
+        servers_made[0].retire()
+        connection.sendall(b"e")
+        assert said(connection) == b"long /short one"
+        assert is_closed(connection)

@@ -32,7 +32,8 @@ from webhook.metrics import Metrics
 from webhook.mutation import mutate
 from webhook.policy import Snapshot
 from webhook.policy_compiler import compile_documents
-from webhook.server import Message, ReviewServer
+from webhook.replies import Message
+from webhook.server import ReviewServer
 from webhook.settings import OPTIONS
 from webhook.settings import read as read_settings
 from webhook.tls import Material
@@ -163,11 +164,11 @@ class Outside:
             clock=lambda: NOW,
         )
 
-    async def get(self, ref: ObjectRef, *, fresh: bool = False) -> dict[str, Any] | None:
+    async def get(self, ref: ObjectRef) -> dict[str, Any] | None:
         return self.found if isinstance(self.found, dict) else None
 
-    def holds(self, ref: ObjectRef) -> bool:
-        return False
+    def cached(self, ref: ObjectRef) -> dict[str, Any] | None:
+        return None
 
     def leave(self, *_: Any) -> None:
         pass

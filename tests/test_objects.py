@@ -125,7 +125,8 @@ class Reads:
         self._runner = asyncio.Runner()
 
     def get(self, ref: ObjectRef = WEB) -> dict[str, Any] | None:
-        return self._runner.run(self.reader.get(ref))
+        cached = self.reader.cached(ref)
+        return self._runner.run(self.reader.get(ref)) if cached is None else cached
 
     def together(self, *refs: ObjectRef) -> list[dict[str, Any] | None]:
         async def all_of_them() -> list[dict[str, Any] | None]:

@@ -24,11 +24,13 @@ from webhook.budget import Budget
 from webhook.decision import Decision, LookupNeeded, decide
 from webhook.errors import LookupFailed
 from webhook.lines import LineWriter, Stream
+from webhook.lookups import Decide, Mutate
 from webhook.metrics import Metrics
 from webhook.mutation import Mutation, mutate
 from webhook.policy import Snapshot
 from webhook.policy_compiler import load
-from webhook.server import MAX_BODY, Decide, Mutate, Receive, ReviewServer, Scope, Send
+from webhook.replies import MAX_BODY
+from webhook.server import MAX_TOGETHER, Receive, ReviewServer, Scope, Send, ShortCall
 
 PARENT = ObjectRef("apps", "v1", "deployments", "shop", "web")
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -48,17 +50,15 @@ class Objects:
 
     def __init__(self) -> None:
         self.asked: list[ObjectRef] = []
-        self.fresh: list[bool] = []
         self.kept: dict[ObjectRef, dict[str, Any]] = {}
         self.answer: Callable[[ObjectRef], dict[str, Any] | None] = lambda ref: {"kind": "Deployment"}
 
-    async def get(self, ref: ObjectRef, *, fresh: bool = False) -> dict[str, Any] | None:
+    async def get(self, ref: ObjectRef) -> dict[str, Any] | None:
         self.asked.append(ref)
-        self.fresh.append(fresh)
-        return self.kept[ref] if ref in self.kept and not fresh else self.answer(ref)
+        return self.answer(ref)
 
-    def holds(self, ref: ObjectRef) -> bool:
-        return ref in self.kept
+    def cached(self, ref: ObjectRef) -> dict[str, Any] | None:
+        return self.kept.get(ref)
 
 
 class Traces:
@@ -138,9 +138,16 @@ class Door:
         await self.application(scope, receive, send)
 
 
-@pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    door = Door()
+class PromptDoor(Door):
+    """The same, with the short way open."""
+
+    def begin(self, target: bytes, headers: list[tuple[bytes, bytes]]) -> ShortCall | None:
+        return self.application.begin(target, headers)
+
+
+@pytest.fixture(scope="module", params=[Door, PromptDoor], ids=["the long way", "the short way"])
+def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    door: Door = request.param()
     with serving(door, certificates(tmp_path_factory.mktemp("certificates"))) as door.client:
         yield door
 
@@ -533,6 +540,75 @@ def test_a_failure_to_count_or_log_comes_after_the_answer(harness: Harness, monk
     still_decides(harness)
 
 
+async def all_told(harness: Harness, at_each_turn: Callable[[], None] = lambda: None) -> None:
+    while harness.server.in_flight or harness.budget.taken:
+        await asyncio.sleep(0)
+        at_each_turn()
+
+
+def test_of_many_reviews_at_once_no_more_than_some_are_decided_before_the_first_is_answered(harness: Harness) -> None:
+    body = json.dumps(review()).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    answered: list[bytes | None] = []
+    seen: list[int] = []
+
+    async def all_at_once() -> None:
+        for _ in range(2 * MAX_TOGETHER + 1):
+            call = harness.server.begin(b"/validate?timeout=10s", headers)
+            assert call is not None
+            call.complete(body, answered.append)
+        await all_told(harness, lambda: seen.append(len(answered)))
+
+    asyncio.run(all_at_once())
+    assert sorted(set(seen) - {0}) == [MAX_TOGETHER, 2 * MAX_TOGETHER, 2 * MAX_TOGETHER + 1]
+    assert all(b'"allowed":false' in response for response in answered if response is not None)
+    assert len(harness.logged()) == len(answered) == 2 * MAX_TOGETHER + 1
+
+
+def test_a_review_that_is_given_up_is_neither_answered_nor_counted(harness: Harness) -> None:
+    body = json.dumps(review()).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    answered: list[bytes | None] = []
+
+    async def one_of_two() -> None:
+        for gives_up in (True, False):
+            call = harness.server.begin(b"/validate", headers)
+            assert call is not None
+            call.complete(body, answered.append)
+            if gives_up:
+                call.end()
+        await all_told(harness)
+
+    asyncio.run(one_of_two())
+    assert len(answered) == len(harness.logged()) == 1
+
+
+def test_a_failure_to_tell_of_one_decision_is_not_that_of_the_others(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    uids: list[str] = []
+
+    def count(a_review: Review, *_: object, **__: object) -> None:
+        uids.append(a_review.uid)
+        if a_review.uid == "first":
+            raise RuntimeError
+
+    async def both() -> None:
+        for uid in ("first", "second"):
+            body = json.dumps(review(uid=uid)).encode()
+            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+            call = harness.server.begin(b"/validate", headers)
+            assert call is not None
+            call.complete(body, lambda _: None)
+        await all_told(harness)
+
+    monkeypatch.setattr(harness.metrics, "review", count)
+    asyncio.run(both())
+    assert uids == ["first", "second"]
+    assert [line["uid"] for line in harness.logged()] == ["second"]
+    assert [message.partition(" (")[0] for message in caplog.messages] == ["the decision on UPDATE of deployments.apps"]
+
+
 def test_without_policies_there_is_no_verdict(harness: Harness) -> None:
     harness.policies.snapshot = None
     answer = harness.client.post(review())
@@ -653,7 +729,7 @@ def test_a_denial_rests_on_the_namespace_that_was_looked_up(harness: Harness) ->
         True,
         {"break-glass": "used by sam: INC-1: checkout"},
     )
-    assert (harness.objects.asked, harness.objects.fresh) == ([NAMESPACE, NAMESPACE], [False, False])
+    assert harness.objects.asked == [NAMESPACE, NAMESPACE]
     denied, allowed = harness.logged()
     assert (denied["breakGlass"], allowed["breakGlass"]["by"], allowed["breakGlass"]["action"]) == (None, "sam", "used")
     assert harness.count("driftwall_break_glass_total", action="used") == 1
@@ -671,17 +747,17 @@ def test_a_denial_by_what_was_kept_is_decided_again_by_what_is_there_now(harness
     harness.objects.kept[NAMESPACE] = namespace()
     harness.objects.answer = lambda _: OPEN
     assert harness.client.post(review()).json["response"]["allowed"] is True
-    assert (harness.objects.asked, harness.objects.fresh) == ([NAMESPACE, NAMESPACE], [False, True])
+    assert harness.objects.asked == [NAMESPACE]
     harness.objects.answer = lambda _: namespace()
     assert harness.client.post(review()).json["response"]["allowed"] is False
-    assert harness.objects.fresh == [False, True, False, True]
+    assert harness.objects.asked == [NAMESPACE, NAMESPACE]
 
 
 def test_an_allow_by_what_was_kept_is_not_decided_again(harness: Harness) -> None:
     harness.put(OPENABLE)
     harness.objects.kept[NAMESPACE] = OPEN
     assert harness.client.post(review()).json["response"]["allowed"] is True
-    assert harness.objects.fresh == [False]
+    assert harness.objects.asked == []
 
 
 def test_the_mutating_webhook_too_looks_again_before_it_takes_a_glass_for_whole(harness: Harness) -> None:
@@ -690,7 +766,7 @@ def test_the_mutating_webhook_too_looks_again_before_it_takes_a_glass_for_whole(
     harness.objects.answer = lambda _: OPEN
     patched = applied(patch_of(harness.post_to_mutate(review())), deployment(5))
     assert patched["metadata"]["labels"]["driftwall.io/drifted"] == "true"
-    assert harness.objects.fresh == [False, True]
+    assert harness.objects.asked == [NAMESPACE]
 
 
 def test_a_look_up_that_could_have_opened_and_fails_leaves_a_denial_a_denial(
@@ -707,12 +783,12 @@ def test_a_look_up_that_could_have_opened_and_fails_leaves_a_denial_a_denial(
 def test_a_look_up_that_could_have_opened_and_takes_too_long_leaves_a_denial_a_denial(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def never(_: ObjectRef, *, fresh: bool) -> None:
+    async def never(_: ObjectRef) -> None:
         await asyncio.Event().wait()
 
     harness.put(OPENABLE)
     monkeypatch.setattr(harness.objects, "get", never)
-    monkeypatch.setattr("webhook.server.LOOKUP_SECONDS", 0.01)
+    monkeypatch.setattr("webhook.lookups.LOOKUP_SECONDS", 0.01)
     answer = harness.client.post(review())
     assert (answer.status, answer.json["response"]["allowed"]) == (200, False)
     assert caplog.messages == [
@@ -727,7 +803,7 @@ def test_a_denial_is_a_denial_where_the_namespace_is_gone(harness: Harness) -> N
 
 
 def test_look_ups_that_take_too_long_together_are_no_allow(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def never(_: ObjectRef, *, fresh: bool) -> None:
+    async def never(_: ObjectRef) -> None:
         await asyncio.Event().wait()
 
     harness.decide = wanting(1)
@@ -742,7 +818,7 @@ def test_other_reviews_go_on_while_one_waits_for_a_look_up(harness: Harness, mon
     waiting, go_on = threading.Event(), asyncio.Event()
     loops: list[asyncio.AbstractEventLoop] = []
 
-    async def wait(_: ObjectRef, *, fresh: bool) -> dict[str, Any]:
+    async def wait(_: ObjectRef) -> dict[str, Any]:
         loops.append(asyncio.get_running_loop())
         waiting.set()
         await go_on.wait()
@@ -753,7 +829,7 @@ def test_other_reviews_go_on_while_one_waits_for_a_look_up(harness: Harness, mon
 
     harness.decide = decide_so
     monkeypatch.setattr(harness.objects, "get", wait)
-    monkeypatch.setattr("webhook.server.LOOKUP_SECONDS", PATIENCE)
+    monkeypatch.setattr("webhook.lookups.LOOKUP_SECONDS", PATIENCE)
     answers: list[Answer] = []
     thread = threading.Thread(target=lambda: answers.append(harness.client.post(review(uid="slow"))))
     thread.start()

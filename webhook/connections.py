@@ -2,17 +2,20 @@
 
 uvicorn bounds none of that. It lets a new connection be silent for ever, headers and bodies come as slowly as they
 like, and headers without end; nor does it mind a caller who never reads its answers.
+
+And a request that an application can answer as soon as it is there (:class:`Prompt`) goes a shorter way than uvicorn's,
+which makes a task for each, hands the request over in messages, and writes head and body of the answer one by one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 # The API server keeps idle connections for 90 s; a server that closes them sooner makes writes fail that are just being
 # sent. Prometheus and kubelet do not mind. A new connection is idle, too: Go opens some that it then has no use for.
@@ -34,6 +37,28 @@ MAX_UNREAD: Final = 64 * 1024
 MAX_AHEAD: Final = 8
 
 
+class Call(Protocol):
+    """A request that may be answered without a task of its own. Nothing of it raises."""
+
+    def complete(self, body: bytes, answered: Callable[[bytes | None], None]) -> None:
+        """Its body is there.
+
+        ``answered`` is called once, in a later turn of the event loop, unless :meth:`end` comes before: with the whole
+        response, which leaves the connection open, or with None if the request has to go the long way.
+        """
+
+    def end(self) -> None:
+        """It goes the long way, or whoever made it is gone."""
+
+
+@runtime_checkable
+class Prompt(Protocol):
+    """An ASGI application that takes some requests as a :class:`Call`."""
+
+    def begin(self, target: bytes, headers: list[tuple[bytes, bytes]]) -> Call | None:
+        """A POST, of which the body is to come; None if it goes the long way. Names of ``headers`` are lower case."""
+
+
 class Connection(HttpToolsProtocol):
     """Knows by when something has to happen on it; :func:`close_late` sees to it.
 
@@ -49,6 +74,11 @@ class Connection(HttpToolsProtocol):
         # Whether it waits for a request, and nothing of one has come.
         self._idle = False
         self._overhead = 0
+        self._prompt = self.app if isinstance(self.app, Prompt) else None
+        # A request on its short way, what has come of its body, and whether that is all.
+        self._call: Call | None = None
+        self._body: list[bytes] = []
+        self._is_complete = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to be idle."""
@@ -62,6 +92,9 @@ class Connection(HttpToolsProtocol):
         """Let go of everything: uvicorn's timer would keep a connection that was reset in memory for two minutes."""
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
+        if self._call is not None:
+            self._call.end()
+            self._forget_call()
 
     # A request comes in
 
@@ -79,25 +112,99 @@ class Connection(HttpToolsProtocol):
         """
         if len(self.pipeline) > MAX_AHEAD:
             raise ValueError("too many requests before their answers")
-        super().on_message_begin()
+        if self._call is not None:
+            self._go_long_way()  # where uvicorn keeps the order of answers
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self._idle = False
         self._due = monotonic() + HEADERS_SECONDS
 
     def on_headers_complete(self) -> None:
         """Begin to wait for the body."""
-        super().on_headers_complete()
         self._overhead = 0
         self._due = monotonic() + BODY_SECONDS
+        if self._may_be_short():
+            self._call = cast("Prompt", self._prompt).begin(self.url, self.headers)
+        if self._call is None:
+            self._begin_long_way()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
-        super().on_body(body)
         self._overhead = 0
+        if self._call is None:
+            super().on_body(body)
+        else:
+            self._body.append(body)
 
     def on_message_complete(self) -> None:
         """Leave the rest to the application, unless it has answered already."""
-        super().on_message_complete()
         self._overhead = 0
+        if self._call is None:
+            self._complete_long_way()
+            return
+        self._is_complete = True
+        # The first is that the answer has to close the connection.
+        if self.server_state.default_headers or self.flow.write_paused or self.transport.is_closing():
+            self._go_long_way()
+            return
+        self._due = math.inf
+        self._call.complete(self._body[0] if len(self._body) == 1 else b"".join(self._body), self._answered)
+
+    # The short way
+
+    def _may_be_short(self) -> bool:
+        """Whether nothing but the body is to come, and nobody waits for an answer before."""
+        return (
+            self._prompt is not None
+            and not self._is_on_long_way()
+            and not self.expect_100_continue
+            and self.parser.get_method() == b"POST"
+            and self.parser.should_keep_alive()
+            and self.parser.get_http_version() == "1.1"
+            and not self.parser.should_upgrade()
+        )
+
+    def _is_on_long_way(self) -> bool:
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return cycle is not None and not cycle.response_complete
+
+    def _answered(self, response: bytes | None) -> None:
+        if response is None:
+            self._go_long_way()
+            return
+        self._forget_call()
+        self.transport.write(response)
+        self._rest()
+
+    def _forget_call(self) -> None:
+        self._call = None
+        self._body = []
+        self._is_complete = False
+
+    # The long way
+
+    def _go_long_way(self) -> None:
+        """Have the request go the long way after all, with as much of it as there is."""
+        body, is_complete = self._body, self._is_complete
+        cast("Call", self._call).end()
+        self._forget_call()
+        self._begin_long_way()
+        for piece in body:
+            super().on_body(piece)
+        if is_complete:
+            self._complete_long_way()
+
+    def _begin_long_way(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()  # begins all three anew
+        self.url = url
+        self.headers += headers
+        self.expect_100_continue = expects
+        super().on_headers_complete()
+
+    def _complete_long_way(self) -> None:
+        super().on_message_complete()
         if self.cycle.response_complete:
             self._rest()
         else:
@@ -122,6 +229,12 @@ class Connection(HttpToolsProtocol):
         self._stalled = math.inf
 
     # Its end
+
+    def shutdown(self) -> None:
+        """Be the last request's, if there is one, and then nobody's."""
+        if self._call is not None:
+            self._go_long_way()
+        super().shutdown()
 
     def close_if_late(self, now: float) -> None:
         """Close it if it was idle for long enough; abort it if what it waits for is overdue."""

@@ -20,7 +20,7 @@ from webhook.policy import Snapshot
 SECONDS_BUCKETS: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 )  # fmt: skip
-# From a small ConfigMap's review to the most that is read (MAX_BODY in webhook.server).
+# From a small ConfigMap's review to the most that is read (MAX_BODY in webhook.replies).
 BYTES_BUCKETS: Final = tuple(2**power for power in (10, 12, 14, 16, 18, 20, 22, 24, 25))
 WRITERS: Final = frozenset({"system", "trusted", "automation", "untrusted"})
 WEBHOOKS: Final = ("validate", "mutate")

@@ -24,6 +24,7 @@ from webhook.decision import decide
 from webhook.errors import SettingsError
 from webhook.lines import LineWriter, Output, Stream, Turns
 from webhook.log_file import LogFile
+from webhook.lookups import Objects
 from webhook.metrics import Metrics
 from webhook.mutation import mutate
 from webhook.policy_compiler import USUAL_ACCOUNT
@@ -31,7 +32,7 @@ from webhook.policy_files import PolicyFiles
 from webhook.policy_source import Source
 from webhook.policy_store import PolicyStore
 from webhook.readiness import Readiness
-from webhook.server import Objects, ReviewServer
+from webhook.server import ReviewServer
 from webhook.servers import Application, Server
 from webhook.settings import Settings
 from webhook.tls import Material, Swappable

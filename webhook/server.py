@@ -1,6 +1,9 @@
 """The webhook itself: ``/validate`` and ``/mutate`` as a plain ASGI application.
 
 bytes -> :func:`webhook.admission.parse` -> ``decide`` over one snapshot -> :func:`webhook.admission.respond` -> bytes.
+A review of ordinary size whose verdict needs nothing that would have to be waited for goes the short way, which is that
+without a task and ASGI's messages (:class:`webhook.connections.Prompt`). All else, and all that goes wrong, is ASGI's.
+
 Whatever goes wrong is answered with an HTTP error, never with an allow: then the webhook's failurePolicy decides. The
 body of an error is a ``Status`` of Kubernetes, whose message client-go shows to the person who wrote.
 
@@ -13,49 +16,47 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Protocol
 
-import msgspec
-
 from webhook import admission
-from webhook.admission import ObjectRef, Review
+from webhook.admission import Review
 from webhook.audit import MAX_TEXT, DecisionLog
 from webhook.budget import Budget, Share
-from webhook.decision import Decision, LookupNeeded
+from webhook.decision import Decision
 from webhook.errors import LookupFailed, MalformedReview, Overloaded
+from webhook.lookups import Decide, Lookups, Mutate, Objects, Outcome
 from webhook.metrics import Metrics
 from webhook.mutation import Mutation
 from webhook.policy import Snapshot
+from webhook.replies import (
+    INTERNAL,
+    MAX_BODY,
+    NO_POLICIES,
+    NOT_ALLOWED,
+    NOT_JSON,
+    TOO_LARGE,
+    TRY_AGAIN,
+    Message,
+    Reply,
+    failure,
+    reply,
+    verdict,
+)
 from webhook.text import cut, escaped
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-# The API server takes 3 MiB from a client, but a review holds old and new and escapes much: 18.8 MB was seen.
-MAX_BODY: Final = 32 * 1024 * 1024
-# A parent, its owners up to the top and a Namespace are five; the verdict of a write that needs more is none.
-MAX_LOOKUPS: Final = 8
-# Together, in one review. Webhooks are called with a timeout of 3 s or so, and the write waits.
-LOOKUP_SECONDS: Final = 1.0
-
+# Bytes of a review that may be answered on the short way: nearly all, and 64 MiB where they arrive on as many
+# connections as there may be. What a larger one takes besides, beside its decision, is little.
+MAX_SHORT: Final = 64 * 1024
+# Reviews that are decided before the first of them is answered. Each is decided faster than by itself, and none waits
+# for more than some milliseconds of others'.
+MAX_TOGETHER: Final = 32
 _log = logging.getLogger(__name__)
-
-
-class Objects(Protocol):
-    """Where the server looks up what a verdict needs beside the review."""
-
-    async def get(self, ref: ObjectRef, *, fresh: bool = False) -> dict[str, Any] | None:
-        """The object, or None where the API server says that it does not exist; raises LookupFailed.
-
-        ``fresh``: as it is now, not as it was a moment ago.
-        """
-
-    def holds(self, ref: ObjectRef) -> bool:
-        """Whether :meth:`get` would answer with what it has kept."""
 
 
 class Policies(Protocol):
@@ -72,78 +73,17 @@ class Traces(Protocol):
         """Never waits, never raises."""
 
 
-Found = Mapping[ObjectRef, dict[str, Any] | None]
-Decide = Callable[[Review, Snapshot, Found, datetime], Decision]
-Mutate = Callable[[Review, Snapshot, Found, datetime], Mutation]
 Clock = Callable[[], datetime]
-
-
-class _Reply(NamedTuple):
-    """An HTTP response as the two messages that ASGI sends; without a verdict, why: one of ERROR_REASONS."""
-
-    start: Message
-    body: Message
-    reason: str = ""
 
 
 class _Decided(NamedTuple):
     """What metrics and log are told once the answer is out."""
 
     review: Review
-    outcome: Decision | Mutation
+    outcome: Outcome
     time: datetime
     seconds: float
     size: int
-
-
-def _reply(status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = (), reason: str = "") -> _Reply:
-    length = str(len(body)).encode()
-    all_headers = [(b"content-type", b"application/json"), (b"content-length", length), *headers]
-    return _Reply(
-        {"type": "http.response.start", "status": status, "headers": all_headers},
-        {"type": "http.response.body", "body": body},
-        reason,
-    )
-
-
-# HTTP status -> reason, as k8s.io/apimachinery names them (metav1.StatusReason).
-_REASONS: Final = {
-    400: "BadRequest",
-    404: "NotFound",
-    405: "MethodNotAllowed",
-    413: "RequestEntityTooLarge",
-    415: "UnsupportedMediaType",
-    500: "InternalError",
-    503: "ServiceUnavailable",
-}
-
-
-def _failure(
-    status: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = (), *, reason: str = "request"
-) -> _Reply:
-    body = {
-        "apiVersion": "v1",
-        "kind": "Status",
-        "status": "Failure",
-        "message": message,
-        "reason": _REASONS.get(status, "Unknown"),
-        "code": status,
-    }
-    return _reply(status, msgspec.json.encode(body), headers, reason)
-
-
-# Made once: what is answered when memory or patience runs out must not need much of either.
-_NOT_ALLOWED: Final = _failure(405, "a review is sent with POST", ((b"allow", b"POST"),))
-_TOO_LARGE: Final = _failure(
-    413, f"the review has more than {MAX_BODY // 2**20} MiB, which is as much as driftwall reads"
-)
-_NOT_JSON: Final = _failure(415, "a review is sent with Content-Type: application/json")
-_INTERNAL: Final = _failure(
-    500, "driftwall failed while it decided this write; the reason is in its log", reason="internal"
-)
-_NO_POLICIES: Final = _failure(503, "driftwall has not loaded its policies yet", reason="policies")
-# The API server tries again by itself if it is told when, and its own time is not up.
-_TRY_AGAIN: Final = ((b"retry-after", b"1"),)
 
 
 class _Gone(Exception):
@@ -175,7 +115,7 @@ class ReviewServer:
         clock: Clock = lambda: datetime.now(UTC),
     ) -> None:
         self._policies = policies
-        self._objects = objects
+        self._lookups = Lookups(objects)
         self._metrics = metrics
         self._log = log
         self._traces = traces
@@ -184,8 +124,11 @@ class ReviewServer:
         #: Calls that are being read or answered.
         self.in_flight = 0
         self._endpoints: dict[str, Decide | Mutate] = {"/validate": decide, "/mutate": mutate}
+        self._targets = {path.encode(): endpoint for path, endpoint in self._endpoints.items()}
         paths = " or ".join(self._endpoints)
-        self._not_found = _failure(404, f"there is nothing here; reviews are sent to {paths}")
+        self._not_found = failure(404, f"there is nothing here; reviews are sent to {paths}")
+        self._waiting: list[ShortCall] = []
+        self._untold: list[tuple[_Decided, Share]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -195,17 +138,20 @@ class ReviewServer:
     async def _serve(self, scope: Scope, receive: Receive, send: Send, share: Share) -> None:
         self.in_flight += 1
         try:
-            reply, decided = await self._answer(scope, receive, share)
+            answer, decided = await self._answer(scope, receive, share)
         except _Gone:
             return
         finally:
             self.in_flight -= 1
-        await send(reply.start)
-        await send(reply.body)
+        await send(answer.start)
+        await send(answer.body)
         # After the answer is out: nobody waits for metrics or log, and their failure is no longer the write's.
         if decided is None:
-            self._metrics.error(reply.start["status"], reply.reason)
-            return
+            self._metrics.error(answer.start["status"], answer.reason)
+        else:
+            self._tell(decided)
+
+    def _tell(self, decided: _Decided) -> None:
         review, outcome = decided.review, decided.outcome
         if isinstance(outcome, Mutation):
             self._metrics.mutation(patched=bool(outcome.patch), seconds=decided.seconds, size=decided.size)
@@ -214,12 +160,85 @@ class ReviewServer:
         self._log.write(review, outcome, time=decided.time, seconds=decided.seconds)
         self._traces.leave(review, outcome, decided.time)
 
-    async def _answer(self, scope: Scope, receive: Receive, share: Share) -> tuple[_Reply, _Decided | None]:
+    # The short way
+
+    def begin(self, target: bytes, headers: list[tuple[bytes, bytes]]) -> ShortCall | None:
+        """See :class:`webhook.connections.Prompt`: a review that has a length, and is small."""
+        endpoint = self._targets.get(target.partition(b"?")[0])
+        if endpoint is None:
+            return None
+        refusal, length = _looked_at(headers)
+        if refusal or not 0 < length <= MAX_SHORT:
+            return None
+        share = self._budget.share()
+        try:
+            share.arrives(length)
+        except Overloaded:
+            return None
+        self.in_flight += 1
+        return ShortCall(self, endpoint, share)
+
+    def take(self, call: ShortCall) -> None:
+        """Answer ``call``, which is complete, in the next turn of the event loop."""
+        self._waiting.append(call)
+        if len(self._waiting) == 1:
+            asyncio.get_running_loop().call_soon(self._answer_waiting)
+
+    def _answer_waiting(self) -> None:
+        """Decide all, then answer all, and then tell of all: each time the code that does it is at hand already."""
+        calls, self._waiting = self._waiting[:MAX_TOGETHER], self._waiting[MAX_TOGETHER:]
+        loop = asyncio.get_running_loop()
+        told = len(self._untold)
+        answers = [(call.answered, self._at_once(call)) for call in calls if call.answered is not None]
+        if len(self._untold) > told == 0:
+            loop.call_soon(self._tell_all)
+        if self._waiting:
+            loop.call_soon(self._answer_waiting)
+        for answered, response in answers:
+            answered(response)
+
+    def _at_once(self, call: ShortCall) -> bytes | None:
+        """The response with the verdict; None if there is none yet, for whatever reason."""
+        if (snapshot := self._policies.snapshot) is None:
+            return None
+        try:
+            call.share.is_decided(call.body)
+            started = time.perf_counter()
+            now = self._clock()
+            review = admission.parse(call.body)
+            outcome = self._lookups.at_hand(call.endpoint, review, snapshot, now)
+            if outcome is None:
+                return None
+            response = verdict(rendered(review, outcome))
+        except BaseException:  # noqa: BLE001 - the long way comes upon it, too, and says what it is
+            return None
+        self.in_flight -= 1
+        self._untold.append((_Decided(review, outcome, now, time.perf_counter() - started, len(call.body)), call.share))
+        return response
+
+    def _tell_all(self) -> None:
+        untold, self._untold = self._untold, []
+        for decided, share in untold:
+            try:
+                self._tell(decided)
+            except Exception:  # noqa: BLE001 - whatever it is, it is not the others' failure
+                _log.exception("the decision on %s was not counted or not logged", _shown(decided.review))
+            share.give_back()
+
+    def leave(self, call: ShortCall) -> None:
+        """Not answer ``call``."""
+        call.answered = None
+        self.in_flight -= 1
+        call.share.give_back()
+
+    # The long way
+
+    async def _answer(self, scope: Scope, receive: Receive, share: Share) -> tuple[Reply, _Decided | None]:
         endpoint = self._endpoints.get(scope["path"])
         if endpoint is None:
             return self._not_found, None
         if scope["method"] != "POST":
-            return _NOT_ALLOWED, None
+            return NOT_ALLOWED, None
         refusal, length = _looked_at(scope["headers"])
         if refusal:
             return refusal, None
@@ -228,83 +247,55 @@ class ReviewServer:
             share.arrives(length)
             body = await _read(receive, share)
             if (snapshot := self._policies.snapshot) is None:
-                return _NO_POLICIES, None
+                return NO_POLICIES, None
             share.is_decided(body)
             started = time.perf_counter()
             now = self._clock()
             review = admission.parse(body)
-            outcome = await self._decide(endpoint, review, snapshot, now)
-            if isinstance(outcome, Mutation) and outcome.refusal is not None:
-                outcome = outcome.refusal
-            reply = _reply(200, rendered(review, outcome))
-            return reply, _Decided(review, outcome, now, time.perf_counter() - started, len(body))
+            outcome = self._lookups.at_hand(endpoint, review, snapshot, now)
+            if outcome is None:
+                outcome = await self._lookups.decide(endpoint, review, snapshot, now)
+            answer = reply(200, rendered(review, outcome))
+            return answer, _Decided(review, outcome, now, time.perf_counter() - started, len(body))
         except _TooLarge:
-            return _TOO_LARGE, None
+            return TOO_LARGE, None
         except Overloaded as error:
             _log.warning("a review is told to come again: %s", error)
-            return _failure(503, str(error), _TRY_AGAIN, reason="memory"), None
+            return failure(503, str(error), TRY_AGAIN, reason="memory"), None
         except MalformedReview as error:
             _log.warning("a call that is no review: %s", error)
-            return _failure(error.status, str(error)), None
+            return failure(error.status, str(error)), None
         except LookupFailed as error:
             _log.error("no verdict on %s: %s", _shown(review), error)
-            return _failure(500, str(error), reason="lookup"), None
+            return failure(500, str(error), reason="lookup"), None
         except _Gone:
             raise
         except Exception:  # noqa: BLE001 - whatever it is, RecursionError and MemoryError too, it is no allow
             _log.exception("no verdict on %s: driftwall failed", _shown(review))
-            return _INTERNAL, None
+            return INTERNAL, None
 
-    async def _decide(
-        self, endpoint: Decide | Mutate, review: Review, snapshot: Snapshot, now: datetime
-    ) -> Decision | Mutation:
-        """Decide, and look up what the decision turns out to need.
 
-        Raises:
-            LookupFailed: an object could not be had, or not in time.
-        """
-        try:
-            return endpoint(review, snapshot, {}, now)
-        except LookupNeeded:
-            pass
-        objects: dict[ObjectRef, dict[str, Any] | None] = {}
-        kept = fresh = False
-        ref: ObjectRef | None = None
-        optional = False
-        try:
-            async with asyncio.timeout(LOOKUP_SECONDS):
-                while True:
-                    try:
-                        outcome = endpoint(review, snapshot, objects, now)
-                    except LookupNeeded as needed:
-                        ref, optional = needed.ref, needed.optional
-                        if len(objects) == MAX_LOOKUPS:
-                            break
-                        kept = kept or self._objects.holds(ref)
-                        objects[ref] = await self._look_up(needed, fresh=fresh)
-                        continue
-                    denied = outcome.denied if isinstance(outcome, Mutation) else not outcome.allowed
-                    if fresh or not kept or not denied:
-                        return outcome
-                    # Somebody who has broken the glass a moment ago is not to be denied for what we have kept.
-                    objects, fresh = {}, True
-        except TimeoutError:
-            late = f"{ref} could not be looked up within {LOOKUP_SECONDS:g} s; try again"
-            if ref is None or not optional:
-                raise LookupFailed(late) from None
-            _log.warning("going on without a look-up: %s", late)
-            return endpoint(review, snapshot, {**objects, ref: None}, now)
-        raise LookupFailed(f"the verdict on this write needs more than {MAX_LOOKUPS} look-ups; the last is {ref}")
+class ShortCall:
+    """A review on the short way; see :class:`webhook.connections.Call`."""
 
-    async def _look_up(self, needed: LookupNeeded, *, fresh: bool) -> dict[str, Any] | None:
-        try:
-            return await self._objects.get(needed.ref, fresh=fresh)
-        except LookupFailed as error:
-            if not needed.optional:
-                raise
-            # It could have opened the object; without it the object stays closed.
-            _log.warning("going on without a look-up: %s", error)
-            return None
+    __slots__ = ("_server", "answered", "body", "endpoint", "share")
+
+    def __init__(self, server: ReviewServer, endpoint: Decide | Mutate, share: Share) -> None:
+        self._server = server
+        self.endpoint = endpoint
+        self.share = share
+        self.body = b""
+        self.answered: Callable[[bytes | None], None] | None = None
+
+    def complete(self, body: bytes, answered: Callable[[bytes | None], None]) -> None:
+        """Its body is there."""
+        self.body = body
+        self.answered = answered
+        self._server.take(self)
+
+    def end(self) -> None:
+        """It is not to be answered."""
+        self._server.leave(self)
 
 
 def _shown(review: Review | None) -> str:
@@ -315,7 +306,7 @@ def _shown(review: Review | None) -> str:
     return cut(escaped(what), MAX_TEXT)
 
 
-def rendered(review: Review, outcome: Decision | Mutation) -> bytes:
+def rendered(review: Review, outcome: Outcome) -> bytes:
     """The body of the answer."""
     if isinstance(outcome, Mutation):
         return admission.respond(review, allowed=True, patch=outcome.patch)
@@ -328,7 +319,7 @@ def rendered(review: Review, outcome: Decision | Mutation) -> bytes:
     )
 
 
-def _looked_at(headers: list[tuple[bytes, bytes]]) -> tuple[_Reply | None, int]:
+def _looked_at(headers: list[tuple[bytes, bytes]]) -> tuple[Reply | None, int]:
     """Why a request with these headers is not read, if it is not, and how many bytes it says that it has."""
     content_type = b""
     length = 0
@@ -336,10 +327,10 @@ def _looked_at(headers: list[tuple[bytes, bytes]]) -> tuple[_Reply | None, int]:
         if name == b"content-type":
             content_type = value
         elif name == b"content-length" and (length := int(value)) > MAX_BODY:
-            return _TOO_LARGE, length
+            return TOO_LARGE, length
     # The API server sends it bare; people's tools add a charset.
     if content_type != b"application/json" and content_type.partition(b";")[0].strip().lower() != b"application/json":
-        return _NOT_JSON, length
+        return NOT_JSON, length
     return None, length
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Final
 
@@ -16,14 +17,16 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import SpanKind, StatusCode, Tracer, get_current_span, use_span
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, get_current_span, use_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from webhook.admission import ObjectRef, Review
 from webhook.audit import MAX_TEXT, DecisionLog
 from webhook.decision import Decision
+from webhook.lookups import Objects
 from webhook.metrics import verdict
-from webhook.server import Message, Objects, Receive, Scope, Send
+from webhook.replies import Message
+from webhook.server import Receive, Scope, Send
 from webhook.servers import Application
 from webhook.text import cut, escaped
 
@@ -107,22 +110,31 @@ class _TracedObjects:
         self._objects = objects
         self._tracer = tracer
 
-    async def get(self, ref: ObjectRef, *, fresh: bool = False) -> dict[str, Any] | None:
-        with self._tracer.start_as_current_span(
-            "look-up", kind=SpanKind.CLIENT, record_exception=False, set_status_on_exception=False
-        ) as span:
-            span.set_attribute("driftwall.object", _text(str(ref)))
-            span.set_attribute("driftwall.cached", not fresh and self.holds(ref))
+    async def get(self, ref: ObjectRef) -> dict[str, Any] | None:
+        with self._span(ref, cached=False) as span:
             try:
-                found = await self._objects.get(ref, fresh=fresh)
+                found = await self._objects.get(ref)
             except BaseException:
                 span.set_status(StatusCode.ERROR)
                 raise
             span.set_attribute("driftwall.found", found is not None)
             return found
 
-    def holds(self, ref: ObjectRef) -> bool:
-        return self._objects.holds(ref)
+    def cached(self, ref: ObjectRef) -> dict[str, Any] | None:
+        found = self._objects.cached(ref)
+        if found is not None:
+            with self._span(ref, cached=True) as span:
+                span.set_attribute("driftwall.found", True)
+        return found
+
+    def _span(self, ref: ObjectRef, *, cached: bool) -> AbstractContextManager[Span]:
+        return self._tracer.start_as_current_span(
+            "look-up",
+            kind=SpanKind.CLIENT,
+            attributes={"driftwall.object": _text(str(ref)), "driftwall.cached": cached},
+            record_exception=False,
+            set_status_on_exception=False,
+        )
 
 
 class _TracedLog(DecisionLog):

@@ -38,7 +38,7 @@ import pytest
 from tests.serving import PATIENCE, Client, review
 from webhook import pki
 from webhook.connections import BODY_SECONDS
-from webhook.server import MAX_BODY
+from webhook.replies import MAX_BODY
 
 from .address import Guarded, guarded, port_of
 from .clock import Clock

@@ -26,9 +26,9 @@ from webhook import cli, pki
 from webhook.breakglass import REASON
 from webhook.metrics import Metrics
 from webhook.policy_compiler import load
+from webhook.replies import MAX_BODY
 from webhook.scan_metrics import collect
 from webhook.scanning import Totals
-from webhook.server import MAX_BODY
 
 from .control_plane import ControlPlane
 from .flood import Flood

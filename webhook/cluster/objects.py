@@ -73,19 +73,14 @@ class ObjectReader:
         self._cache: dict[ObjectRef, _Cached] = {}
         self._cached_bytes = 0
 
-    async def get(self, ref: ObjectRef, *, fresh: bool = False) -> dict[str, Any] | None:
-        """The object, or None where the API server says that there is none. Not to be changed by the caller.
+    async def get(self, ref: ObjectRef) -> dict[str, Any] | None:
+        """The object as it is now, or None where the API server says that there is none. Not to be changed.
 
-        ``fresh`` asks the API server whatever the cache holds. A reference without a resource stands for the list of
-        resources that a group's version serves.
+        A reference without a resource stands for the list of resources that a group's version serves.
 
         Raises:
             LookupFailed: it could not be read within CALL_SECONDS; the message says why.
         """
-        cached = self._cache.get(ref)
-        if cached is not None and not fresh and self._clock() < cached.expires:
-            self._on_result("hit")
-            return cached.value
         try:
             # The call itself goes on when its time is up, or this caller gives up: others may wait for it.
             found = await asyncio.wait_for(asyncio.shield(self._flight(ref)), CALL_SECONDS)
@@ -102,10 +97,13 @@ class ObjectReader:
         self._on_result("missing" if found.value is None else "found")
         return found.value
 
-    def holds(self, ref: ObjectRef) -> bool:
-        """Whether :meth:`get` would answer from the cache."""
+    def cached(self, ref: ObjectRef) -> dict[str, Any] | None:
+        """The object as it was when it was read not long ago; None if it was not. Not to be changed by the caller."""
         cached = self._cache.get(ref)
-        return cached is not None and self._clock() < cached.expires
+        if cached is None or self._clock() >= cached.expires:
+            return None
+        self._on_result("hit")
+        return cached.value
 
     def close(self) -> None:
         """Start no more calls. Those under way end by themselves within a few seconds."""
