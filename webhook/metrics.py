@@ -9,9 +9,10 @@ import platform
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, disable_created_metrics
 
 from webhook.admission import OPERATIONS, Review
+from webhook.counting import Distribution, Tally
 from webhook.decision import Decision, Violation
 from webhook.policy import Snapshot
 
@@ -56,32 +57,32 @@ class Metrics:
     def __init__(self, version: str) -> None:
         # A series of its own for when each counter began: twice as many, of which nobody asks.
         disable_created_metrics()
-        self.registry = CollectorRegistry()
+        self.registry = CollectorRegistry(auto_describe=True)
         registry = self.registry
         ProcessCollector(registry=registry)
-        self._reviews = Counter(
+        self._reviews = Tally(
             "driftwall_reviews_total",
             "Reviews decided, by operation, verdict, mode of the strictest policy violated (or none) and writer class.",
             ("operation", "verdict", "mode", "writer"),
             registry=registry,
         )
-        self._violations = Counter(
+        self._violations = Tally(
             "driftwall_policy_violations_total",
             "Policies that a review violated, one for each; verdict breakGlass: it would have, but for break-glass.",
             _VIOLATION_LABELS,
             registry=registry,
         )
-        self._seconds = Histogram(
+        self._seconds = Distribution(
             "driftwall_review_duration_seconds",
             "Seconds from the whole review having arrived to its answer being ready, look-ups included.",
-            ("webhook",),
+            ("webhook", WEBHOOKS),
             buckets=SECONDS_BUCKETS,
             registry=registry,
         )
-        self._bytes = Histogram(
+        self._bytes = Distribution(
             "driftwall_review_size_bytes",
             "Bytes of the reviews decided.",
-            ("webhook",),
+            ("webhook", WEBHOOKS),
             buckets=BYTES_BUCKETS,
             registry=registry,
         )
@@ -115,7 +116,7 @@ class Metrics:
             ("action",),
             registry=registry,
         )
-        self._mutations = Counter(
+        self._mutations = Tally(
             "driftwall_mutations_total",
             "Reviews that the mutating webhook answered, by result: patched or unchanged.",
             ("result",),
@@ -190,30 +191,28 @@ class Metrics:
         )
         build.labels(version, platform.python_version()).set(1)
         self._begin()
-        # labels() validates and locks on each call; the children are as few as the label values are.
-        self._children: dict[tuple[Counter, tuple[str, ...]], Counter] = {}
-        self._duration_of = {webhook: self._seconds.labels(webhook) for webhook in WEBHOOKS}
-        self._size_of = {webhook: self._bytes.labels(webhook) for webhook in WEBHOOKS}
+        # labels() validates and locks on each call, and of denials there may be very many.
+        self._traces_of = {
+            (kind, result): self._traces.labels(kind, result) for kind in TRACE_KINDS for result in TRACE_RESULTS
+        }
 
     def _begin(self) -> None:
         """Have what an alert asks for there from the start: the first of its kind is an increase, too."""
         for operation in OPERATIONS:
             for writer in ("automation", "untrusted"):
-                self._reviews.labels(operation, "deny", "enforce", writer)
+                self._reviews.begin(operation, "deny", "enforce", writer)
         for counter, values in (
             (self._lookups, LOOKUP_RESULTS),
             (self._break_glass, GLASS_ACTIONS),
-            (self._mutations, ("patched", "unchanged")),
             (self._log_drops, LOG_OUTPUTS),
             (self._certificates, CERTIFICATE_RESULTS),
         ):
             for value in values:
                 counter.labels(value)
+        for result in ("patched", "unchanged"):
+            self._mutations.begin(result)
         for reason, status in ERROR_REASONS.items():
             self._errors.labels(str(status), reason)
-        for kind in TRACE_KINDS:
-            for result in TRACE_RESULTS:
-                self._traces.labels(kind, result)
 
     def at_scrapes(self, *, in_flight: Callable[[], int], memory: Callable[[], int], memory_limit: int) -> None:
         """Have it asked at each scrape how many calls there are, and how many bytes they may take of how many."""
@@ -222,9 +221,9 @@ class Metrics:
         self._memory_limit.set(memory_limit)
 
     def review(self, review: Review, decision: Decision, *, seconds: float, size: int) -> None:
-        """Count one decided review of ``size`` bytes."""
+        """Count one decided review of ``size`` bytes; for the event loop's thread, as :meth:`mutation` is."""
         writer = _class_of(decision.writer)
-        self._child(self._reviews, review.operation, verdict(decision), decision.mode or "none", writer).inc()
+        self._reviews.counts[review.operation, verdict(decision), decision.mode or "none", writer] += 1
         self._arrived("validate", seconds, size)
         self._violated(review, decision.violations, writer)
         if decision.break_glass is not None:
@@ -233,34 +232,23 @@ class Metrics:
 
     def _violated(self, review: Review, violations: Iterable[Violation], writer: str, verdict: str = "") -> None:
         for each in violations:
-            values = each.name, review.operation, verdict or each.verdict, each.mode, writer
-            self._child(self._violations, *values).inc()
-
-    def _child(self, counter: Counter, *values: str) -> Counter:
-        """The part of ``counter`` that has these values of its labels."""
-        key = (counter, values)
-        child = self._children.get(key)
-        if child is None:
-            child = self._children[key] = counter.labels(*values)
-        return child
+            self._violations.counts[each.name, review.operation, verdict or each.verdict, each.mode, writer] += 1
 
     def mutation(self, *, patched: bool, seconds: float, size: int) -> None:
         """Count one review of ``size`` bytes that the mutating webhook answered."""
-        self._child(self._mutations, "patched" if patched else "unchanged").inc()
+        self._mutations.counts[("patched" if patched else "unchanged",)] += 1
         self._arrived("mutate", seconds, size)
 
     def _arrived(self, webhook: str, seconds: float, size: int) -> None:
-        self._duration_of[webhook].observe(seconds)
-        self._size_of[webhook].observe(size)
+        self._seconds.observe(webhook, seconds)
+        self._bytes.observe(webhook, size)
 
     def policies_in_force(self, snapshot: Snapshot, at: float) -> None:
         """Tell which policies are in force since ``at``, in seconds since 1970, and no more of those that were."""
         names = {policy.name for policy in snapshot.policies}
-        for labels in [sample.labels for family in self._violations.collect() for sample in family.samples]:
-            if not is_current(labels, names):
-                values = tuple(labels[name] for name in _VIOLATION_LABELS)
-                self._violations.remove(*values)
-                self._children.pop((self._violations, values), None)
+        for values in list(self._violations.counts):
+            if not is_current(dict(zip(_VIOLATION_LABELS, values, strict=True)), names):
+                del self._violations.counts[values]
         self._policy_info.clear()
         for policy in snapshot.policies:
             self._policy_info.labels(policy.name, policy.mode, policy.severity).set(1)
@@ -286,7 +274,7 @@ class Metrics:
 
     def trace(self, kind: str, result: str, count: int = 1) -> None:
         """Count Events or marks: written, failed, limited or dropped."""
-        self._child(self._traces, kind, result).inc(count)
+        self._traces_of[kind, result].inc(count)
 
     def error(self, status: int, reason: str) -> None:
         """Count one call that got no verdict, for one of ERROR_REASONS."""
