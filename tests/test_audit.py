@@ -108,9 +108,12 @@ def test_a_write_under_break_glass_tells_who_broke_it_where_and_what_for() -> No
     }
 
 
-def test_the_time_is_utc_whatever_the_zone() -> None:
-    berlin = NOW.astimezone(timezone(timedelta(hours=1)))
-    assert record(parsed(), DENIED, time=berlin, seconds=0)["time"] == "2026-03-01T12:30:00.000000Z"
+@pytest.mark.parametrize("microseconds", [0, 7])
+@pytest.mark.parametrize("zone", [UTC, timezone(timedelta(hours=1))])
+def test_the_time_is_utc_whatever_the_zone_and_has_microseconds(zone: timezone, microseconds: int) -> None:
+    time = (NOW + timedelta(microseconds=microseconds)).astimezone(zone)
+    line = record(parsed(), DENIED, time=time, seconds=0)
+    assert line["time"] == f"2026-03-01T12:30:00.00000{microseconds}Z"
 
 
 def test_a_policy_shows_at_most_a_hundred_fields_and_how_many_more() -> None:
@@ -134,10 +137,12 @@ def test_texts_that_a_client_chooses_are_cut() -> None:
     decision = Decision(
         allowed=False,
         writer="untrusted",
+        managed_by=ManagedBy(tool="flux", kind="Kustomization", application=long),
         violations=(Violation(name="p", mode="enforce", verdict="deny", fields=(field,)),),
     )
     line = record(parsed(uid=long, name=long, userInfo={"username": long}), decision, time=NOW, seconds=0)
     assert {len(line[key]) for key in ("uid", "name", "user")} == {MAX_TEXT}
+    assert len(line["managedBy"]["application"]) == MAX_TEXT
     assert len(line["policies"][0]["fields"][0]["path"]) == MAX_TEXT
 
 
