@@ -4,6 +4,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from tests.following import wait_for
 from tests.reviews import ALICE, FLUX_LABELS, NOW, Cluster, Json, review, snapshot_of
 from tests.serving import PATIENCE
 from webhook.admission import Review
-from webhook.cluster import traces
+from webhook.cluster import events, traces
 from webhook.cluster.connection import Offline, connect
 from webhook.cluster.traces import Traces
 from webhook.decision import BreakGlassUse, Decision, FieldChange, Violation
@@ -320,37 +321,63 @@ def test_without_a_way_to_the_api_server_every_trace_fails_in_silence(caplog: py
     assert caplog.messages == []
 
 
-def test_a_slow_api_server_is_never_waited_for_and_what_is_too_much_is_dropped(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be as many Events as anybody likes, and few wait."""
+    for name in ("_OBJECT_BURST", "_TOTAL_BURST"):
+        monkeypatch.setattr(events, name, 10_000)
+    monkeypatch.setattr(traces, "_MAX_WAITING", 50)
+    monkeypatch.setattr(traces, "_MAX_DENIALS", 25)
+
+
+@pytest.mark.usefixtures("unlimited")
+def test_a_slow_api_server_is_never_waited_for_and_what_is_too_much_is_dropped(harness: Harness) -> None:
     harness.fake.go_on.clear()
     written = review(OPEN, CHANGED, user=ALICE)
     decision = Cluster().decide(written, SNAPSHOT)
-    waiting = 1000
-    for _ in range(waiting + 10):
+    for _ in range(50 + 10):
         harness.traces.leave(written, decision, NOW)  # nobody answers, so this would hang if it waited
-    dropped = harness.results.count(("event", "dropped"))
+    dropped = len(harness.results)
     assert dropped in {9, 10}  # one may be on its way already
     harness.fake.go_on.set()
-    monkeypatch.setattr(traces, "_CLOSE_SECONDS", PATIENCE)
-    assert harness.wrote.wait(PATIENCE)  # so there is room in the queue for its end
-    harness.traces.close()
-    assert len(harness.results) == waiting + 10
-    assert set(harness.results) == {("event", result) for result in ("written", "limited", "dropped")}
+    calls = harness.calls()
+    assert len(calls) == 60 - dropped
+    assert [call.body["count"] for call in calls] == list(range(1, 61 - dropped))
+    assert harness.results == [("event", "dropped")] * dropped + [("event", "written")] * (60 - dropped)
 
 
+@pytest.mark.usefixtures("unlimited")
 def test_denials_leave_room_for_what_was_let_through(harness: Harness) -> None:
     harness.fake.go_on.clear()
     denied, mended = review(CLOSED, settings({"a": "2"}), user=ALICE), review(OPEN, CLOSED, user=SAM)
     decisions = [Cluster().decide(each, SNAPSHOT) for each in (denied, mended)]
-    for _ in range(1000):
+    for _ in range(50):
         harness.traces.leave(denied, decisions[0], NOW)
     dropped = len(harness.results)
-    assert dropped in {499, 500}  # one may be on its way already
+    assert dropped in {24, 25}  # one may be on its way already
     harness.traces.leave(mended, decisions[1], NOW)
     assert len(harness.results) == dropped
     harness.fake.go_on.set()
     assert [call.body["reason"] for call in harness.calls() if call.method == "POST"] == ["WriteDenied", "GlassMended"]
+
+
+def test_events_beyond_their_limit_are_counted_at_once_and_wait_for_nobody(harness: Harness) -> None:
+    harness.fake.go_on.clear()
+    denied = review(CLOSED, settings({"a": "2"}), user=ALICE)
+    decision = Cluster().decide(denied, SNAPSHOT)
+    for _ in range(2000):
+        harness.traces.leave(denied, decision, NOW)
+    assert harness.results == [("event", "limited")] * 1975
+    harness.traces.leave(denied, decision, NOW + timedelta(seconds=301))
+    harness.fake.go_on.set()
+    assert [call.body["count"] for call in harness.calls()] == [*range(1, 26), 2001]
+
+
+def test_little_is_remembered_of_an_object_whatever_its_review_brings(harness: Harness) -> None:
+    long = "n" * 1_000_000
+    harness.leave(review(None, settings({"a": "1"}, name="", generateName=long, uid=long), user=ALICE))
+    (call,) = harness.calls()
+    assert len(call.body["involvedObject"]["name"]) == 1024
 
 
 DENIED = "managed by Flux (Kustomization flux-system/shop), policy guarded: alice may not"

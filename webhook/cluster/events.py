@@ -9,29 +9,34 @@ from __future__ import annotations
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
+
+import msgspec
 
 from webhook import meta
 from webhook.admission import Review
 from webhook.breakglass import write_time
 from webhook.decision import BreakGlassUse, Decision, Violation
-from webhook.subject import place_of
+from webhook.subject import is_namespace
 from webhook.text import cut, escaped
 
 _T = TypeVar("_T")
 
 DENIED: Final = "WriteDenied"
-_GLASS: Final = {"set": "GlassBroken", "removed": "GlassMended", "used": "WriteUnderBreakGlass"}
+#: By the action of a BreakGlassUse.
+GLASS: Final = {"set": "GlassBroken", "removed": "GlassMended", "used": "WriteUnderBreakGlass"}
 
 # Characters of an Event's message, as k8s.io/kubernetes validates it.
 _MAX_MESSAGE: Final = 1024
 # Characters of a name in it: a service account's longest has some more than two names of 253.
 _MAX_NAME: Final = 256
-# Seconds within which a second Event that is like one before is no new one: client-go's.
-_ALIKE_SECONDS: Final = 600
+# Characters of what is remembered of one: more than any name has, and a review may bring megabytes.
+_MAX_TEXT: Final = 1024
+# The time within which a second Event that is like one before is no new one: client-go's.
+_ALIKE: Final = timedelta(seconds=600)
 # About one object, for one reason: client-go's, too. Then one each five minutes.
 _OBJECT_BURST, _OBJECT_SECONDS = 25, 300.0
 # About all objects, for one reason: what a kubelet sends of its own in a burst (--event-burst), then a fifth of what it
@@ -55,49 +60,62 @@ _KINDS: Final[Mapping[tuple[str, str], str]] = {
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What one Event is to say. ``involved`` is the object, as ``involvedObject`` has it."""
+class Involved(msgspec.Struct, frozen=True, kw_only=True):
+    """The object that an Event is about; what is not known of it is empty."""
 
-    involved: Mapping[str, str]
+    group: str = ""
+    version: str = ""
+    kind: str = ""
+    namespace: str = ""
+    name: str = ""
+    uid: str = ""
+
+    def reference(self) -> dict[str, str]:
+        """As ``involvedObject`` has it."""
+        values = {
+            "apiVersion": f"{self.group}/{self.version}" if self.group else self.version,
+            "kind": self.kind,
+            "namespace": self.namespace,
+            "name": self.name,
+            "uid": self.uid,
+        }
+        return {key: value for key, value in values.items() if value}
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be told, and when it came."""
+
+    involved: Involved
     reason: str
     user: str
-    message: str
     at: datetime
 
-    @property
-    def source(self) -> tuple[str, ...]:
-        """What of it counts together as too much: about one object for one reason."""
-        return (self.reason, *self.involved.values())
 
-    @property
-    def key(self) -> tuple[str, ...]:
-        """What of it is alike: also by one user."""
-        return (self.user, *self.source)
+def about(review: Review, reason: str, now: datetime) -> Told:
+    """What there is to tell of a review."""
+    involved = _involved(review, exists=reason != DENIED)
+    return Told(involved=involved, reason=reason, user=_text(review.user.username), at=now)
 
 
-def of_denial(review: Review, decision: Decision, now: datetime) -> Told:
-    """The Event about a write that was denied."""
+def denial(review: Review, decision: Decision) -> str:
+    """The message about a write that was denied."""
     violations = [violation for violation in decision.violations if violation.verdict == "deny"]
     # What is about to be created only says so of itself.
     verb = "bears the mark of" if review.operation == "CREATE" and not review.subresource else "managed by"
     managed = f"{verb} {decision.managed_by.title}, " if decision.managed_by is not None else ""
     user = cut(review.user.username, _MAX_NAME)
-    message = f"{managed}policy {_names(violations)}: {user} may not {_deed(review, violations)}"
-    return _told(review, DENIED, message, now)
+    return _message(f"{managed}policy {_names(violations)}: {user} may not {_deed(review, violations)}")
 
 
-def of_break_glass(review: Review, use: BreakGlassUse, now: datetime) -> Told:
-    """The Event about a glass that was broken or mended, or under which a write passed."""
+def break_glass(review: Review, use: BreakGlassUse) -> str:
+    """The message about a glass that was broken or mended, or under which a write passed."""
     user = review.user.username
-    message = f"{use.action} by {user}: {use.reason}"
-    if use.violations:
-        what = _fields(use.violations) or review.operation.lower()
-        message = (
-            f"{user} wrote {what} under break-glass ({use.reason}, by {use.by}), "
-            f"against policy {_names(use.violations)}"
-        )
-    return _told(review, _GLASS[use.action], message, now)
+    if not use.violations:
+        return _message(f"{use.action} by {user}: {use.reason}")
+    what = _fields(use.violations) or review.operation.lower()
+    return _message(
+        f"{user} wrote {what} under break-glass ({use.reason}, by {use.by}), against policy {_names(use.violations)}"
+    )
 
 
 def is_about_events(review: Review) -> bool:
@@ -105,15 +123,8 @@ def is_about_events(review: Review) -> bool:
     return review.resource.resource == "events" and review.resource.group in ("", "events.k8s.io")
 
 
-def _told(review: Review, reason: str, message: str, now: datetime) -> Told:
-    text = cut(escaped(message), _MAX_MESSAGE)
-    return Told(
-        involved=_involved(review, exists=reason != DENIED),
-        reason=reason,
-        user=review.user.username,
-        message=text,
-        at=now,
-    )
+def _message(text: str) -> str:
+    return cut(escaped(text), _MAX_MESSAGE)
 
 
 def _names(violations: Iterable[Violation]) -> str:
@@ -133,30 +144,39 @@ def _deed(review: Review, violations: Sequence[Violation]) -> str:
     return verb if review.subresource else f"{verb} it"
 
 
-def _involved(review: Review, *, exists: bool) -> dict[str, str]:
-    """The object, as ``involvedObject`` has it; ``exists``: one that is created now will be there."""
-    ref = place_of(review)
-    kind = _KINDS.get((ref.group, ref.resource), "")
+def _involved(review: Review, *, exists: bool) -> Involved:
+    """The object; ``exists``: one that is created now will be there."""
+    resource = review.resource
+    kind = _KINDS.get((resource.group, resource.resource), "")
     if not kind and review.subresource in ("", "status"):
         kind = review.kind.kind
+    named = review.old
     # A Scale has its parent's uid; what is sent to a subresource without being an object may have one of its own.
-    named = review.old or (review.new if exists and not review.subresource else None)
-    values = {
-        "apiVersion": f"{ref.group}/{ref.version}" if ref.group else ref.version,
-        "kind": kind,
-        "namespace": ref.namespace,
-        "name": ref.name or meta.metadata_of(review.new).get("generateName"),
-        "uid": meta.metadata_of(named).get("uid"),
-    }
-    return {key: value for key, value in values.items() if isinstance(value, str) and value}
+    if named is None and exists and not review.subresource:
+        named = review.new
+    return Involved(
+        group=resource.group,
+        version=resource.version,
+        kind=kind,
+        namespace="" if is_namespace(review) else review.namespace,
+        name=_text(review.name or meta.metadata_of(review.new).get("generateName")),
+        uid=_text(meta.metadata_of(named).get("uid")),
+    )
+
+
+def _text(value: Any) -> str:
+    return cut(value, _MAX_TEXT) if isinstance(value, str) else ""
 
 
 class Event:
-    """One Event in the cluster: how often what it tells of has come, and whether it is written yet."""
+    """One Event in the cluster: how often what it tells of has come, and whether it is written yet.
 
-    def __init__(self, told: Told) -> None:
+    Whoever writes it sees to ``written`` and ``name``, and may be another thread than that of the :class:`Correlator`.
+    """
+
+    def __init__(self, told: Told, of_object: Bucket) -> None:
         self.told = told
-        self.first = told.at
+        self.of_object = of_object
         self.count = 0
         self.name = ""
         self.rename()
@@ -164,25 +184,35 @@ class Event:
     @property
     def namespace(self) -> str:
         """Where it is: the API server takes Events about what has no namespace in this one alone."""
-        return self.told.involved.get("namespace", "default")
+        return self.told.involved.namespace or "default"
 
     def rename(self) -> None:
         """Be a new Event, since the one that was is no more."""
-        name = self.told.involved.get("name", "")
+        name = self.told.involved.name
         self.name = f"{name[:200] if _NAME.match(name) else 'driftwall'}.{secrets.token_hex(8)}"
         self.written = False
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """An Event to write as it is now: ``count`` is how often it came, ``at`` when it last did."""
+
+    event: Event
+    message: str
+    count: int
+    at: datetime
+
     def body(self) -> dict[str, Any]:
         """The whole of it."""
-        told = self.told
+        event = self.event
         return {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": self.name, "namespace": self.namespace},
-            "involvedObject": dict(told.involved),
-            "reason": told.reason,
+            "metadata": {"name": event.name, "namespace": event.namespace},
+            "involvedObject": event.told.involved.reference(),
+            "reason": event.told.reason,
             "type": "Warning",
-            "firstTimestamp": write_time(self.first),
+            "firstTimestamp": write_time(event.told.at),
             "source": {"component": "driftwall"},
             "reportingComponent": "driftwall.io/webhook",
             "reportingInstance": "",
@@ -191,8 +221,7 @@ class Event:
 
     def change(self) -> dict[str, Any]:
         """What is new of it since it was written."""
-        told = self.told
-        return {"message": told.message, "count": self.count, "lastTimestamp": write_time(told.at)}
+        return {"message": self.message, "count": self.count, "lastTimestamp": write_time(self.at)}
 
 
 class Correlator:
@@ -200,24 +229,31 @@ class Correlator:
 
     def __init__(self) -> None:
         self._events: _Recent[Event] = _Recent()
-        self._objects: _Recent[_Bucket] = _Recent()
-        self._totals: dict[str, _Bucket] = {}
+        self._objects: _Recent[Bucket] = _Recent()
+        self._totals: dict[str, Bucket] = {}
 
     def take(self, told: Told) -> Event | None:
         """The Event to write now, with all that it has to tell of; None where there are too many already."""
-        event = self._events.get(told.key, lambda: Event(told))
-        if (told.at - event.first).total_seconds() > _ALIKE_SECONDS:
-            event = self._events.put(told.key, Event(told))
-        event.told = told
+        key = (told.involved, told.reason, told.user)
+        event = self._events.get(key)
+        if event is None or told.at - event.told.at > _ALIKE:
+            event = self._events.put(key, Event(told, self._bucket_of(told)))
         event.count += 1
         at = told.at.timestamp()
-        of_object = self._objects.get(told.source, lambda: _Bucket(_OBJECT_BURST, _OBJECT_SECONDS, at))
         # Of one reason there may be as many as anybody likes, and they must not keep another from being told.
-        of_all = self._totals.setdefault(told.reason, _Bucket(_TOTAL_BURST, _TOTAL_SECONDS, at))
-        return event if of_object.take(at) and of_all.take(at) else None
+        of_all = self._totals.get(told.reason)
+        if of_all is None:
+            of_all = self._totals[told.reason] = Bucket(_TOTAL_BURST, _TOTAL_SECONDS, at)
+        return event if event.of_object.take(at) and of_all.take(at) else None
+
+    def _bucket_of(self, told: Told) -> Bucket:
+        """That of all Events about the object for this reason, whoever wrote."""
+        key = (told.involved, told.reason)
+        new = Bucket(_OBJECT_BURST, _OBJECT_SECONDS, told.at.timestamp())
+        return self._objects.get(key) or self._objects.put(key, new)
 
 
-class _Bucket:
+class Bucket:
     """A token bucket: ``burst`` at once, then one each ``seconds``."""
 
     def __init__(self, burst: int, seconds: float, at: float) -> None:
@@ -229,7 +265,8 @@ class _Bucket:
     def take(self, at: float) -> bool:
         """Take a token, if there is one."""
         # A clock that was put back is no reason to wait for it.
-        self._tokens = min(self._burst, self._tokens + max(0.0, at - self._at) / self._seconds)
+        if at > self._at:
+            self._tokens = min(self._burst, self._tokens + (at - self._at) / self._seconds)
         self._at = at
         if self._tokens < 1:
             return False
@@ -241,16 +278,16 @@ class _Recent(Generic[_T]):
     """Values by key; the one that was asked for least lately is forgotten for a new one."""
 
     def __init__(self) -> None:
-        self._values: OrderedDict[tuple[str, ...], _T] = OrderedDict()
+        self._values: OrderedDict[Hashable, _T] = OrderedDict()
 
-    def get(self, key: tuple[str, ...], make: Callable[[], _T]) -> _T:
-        """The value, which is made if there is none."""
-        if key not in self._values:
-            return self.put(key, make())
-        self._values.move_to_end(key)
-        return self._values[key]
+    def get(self, key: Hashable) -> _T | None:
+        """The value, if there is one."""
+        value = self._values.get(key)
+        if value is not None:
+            self._values.move_to_end(key)
+        return value
 
-    def put(self, key: tuple[str, ...], value: _T) -> _T:
+    def put(self, key: Hashable, value: _T) -> _T:
         """Have ``value`` as the value."""
         self._values[key] = value
         self._values.move_to_end(key)

@@ -18,7 +18,7 @@ from webhook import tags
 from webhook.admission import Review
 from webhook.cluster import events
 from webhook.cluster.connection import Connection, Offline
-from webhook.cluster.events import Event, Told
+from webhook.cluster.events import Due, Event
 from webhook.cluster.objects import path
 from webhook.decision import Decision, drift_of
 from webhook.errors import LookupFailed
@@ -30,8 +30,6 @@ _MAX_WAITING: Final = 1000
 _MAX_DENIALS: Final = _MAX_WAITING // 2
 # One call. Nobody waits for it but the next one.
 _CALL_SECONDS: Final = 5.0
-# Seconds in which denials gather that are likely to be counted alone: an Event is none the later for them.
-_GATHER_SECONDS: Final = 0.02
 # Seconds for what still waits at shutdown.
 _CLOSE_SECONDS: Final = 5.0
 
@@ -54,30 +52,33 @@ class _Call:
 
 
 class Traces:
-    """Writes Events and marks from a thread of its own. ``on_result`` is told kind and result of each."""
+    """Writes Events and marks from a thread of its own. ``on_result`` is told kind and result of each.
+
+    Of very many denials most are only counted, by whoever leaves them: to wake up the thread for each would slow down
+    the replies.
+    """
 
     def __init__(self, connection: Connection, *, on_result: Callable[[str, str], None]) -> None:
         self._connection = connection
         self._on_result = on_result
         self._events = events.Correlator()
         self._problem = ""
-        self._waiting: queue.Queue[_Call | Told | None] = queue.Queue(_MAX_WAITING)
-        self._closing = threading.Event()
+        self._waiting: queue.SimpleQueue[_Call | Due | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
         self._thread.start()
 
     def leave(self, review: Review, decision: Decision, now: datetime) -> None:
-        """Leave what ``decision`` asks for; nothing for a dry run. Never waits, never raises."""
+        """Leave what ``decision`` asks for; nothing for a dry run. Never waits, never raises; for one thread."""
         if review.dry_run:
             return
         if not decision.allowed:
             if self._waiting.qsize() >= _MAX_DENIALS:
                 self._on_result("event", "dropped")
-            elif not events.is_about_events(review):
-                self._put("event", events.of_denial(review, decision, now))
+            elif not events.is_about_events(review) and (event := self._due(review, events.DENIED, now)):
+                self._put_event(event, events.denial(review, decision), now)
             return
-        if decision.break_glass is not None:
-            self._put("event", events.of_break_glass(review, decision.break_glass, now))
+        if (use := decision.break_glass) is not None and (event := self._due(review, events.GLASS[use.action], now)):
+            self._put_event(event, events.break_glass(review, use), now)
         # Of the object itself the mutating webhook has the labels in hand; of a scale's parent nobody has.
         if decision.tagged and review.subresource and review.operation == "UPDATE":
             try:
@@ -91,39 +92,41 @@ class Traces:
 
     def close(self) -> None:
         """Write what waits, for a few seconds."""
-        self._closing.set()
-        try:
-            self._waiting.put_nowait(None)
-        except queue.Full:
-            return
+        self._waiting.put(None)
         self._thread.join(_CLOSE_SECONDS)
 
-    def _put(self, kind: str, what: _Call | Told) -> None:
-        try:
-            self._waiting.put_nowait(what)
-        except queue.Full:
+    def _due(self, review: Review, reason: str, now: datetime) -> Event | None:
+        """The Event to write about this; None where it was only counted."""
+        event = self._events.take(events.about(review, reason, now))
+        if event is None:
+            self._on_result("event", "limited")
+        return event
+
+    def _put_event(self, event: Event, message: str, now: datetime) -> None:
+        self._put("event", Due(event=event, message=message, count=event.count, at=now))
+
+    def _put(self, kind: str, what: _Call | Due) -> None:
+        if self._waiting.qsize() < _MAX_WAITING:
+            self._waiting.put(what)
+        else:
             self._on_result(kind, "dropped")
 
     def _run(self) -> None:
         while (what := self._waiting.get()) is not None:
             if isinstance(what, _Call):
                 self._on_result(what.kind, "failed" if self._call(what) else "written")
-            elif (event := self._events.take(what)) is not None:
-                self._on_result("event", self._write(event))
             else:
-                self._on_result("event", "limited")
-                # Of very many denials at once most are only counted: to wake up for each would slow down the replies.
-                if self._waiting.empty():
-                    self._closing.wait(_GATHER_SECONDS)
+                self._on_result("event", self._write(what))
 
-    def _write(self, event: Event) -> str:
+    def _write(self, due: Due) -> str:
         """Write an Event, or how it has changed; what became of that."""
+        event = due.event
         if event.written:
-            problem = self._call(_change_call(event), expected=_GONE)
+            problem = self._call(_change_call(due), expected=_GONE)
             if problem != _GONE:
                 return "failed" if problem else "written"
             event.rename()
-        problem = self._call(_event_call(event.body()), expected=_GONE)
+        problem = self._call(_event_call(due.body()), expected=_GONE)
         event.written = not problem
         return "gone" if problem == _GONE else "failed" if problem else "written"
 
@@ -161,12 +164,13 @@ def _event_call(body: Mapping[str, Any]) -> _Call:
     )
 
 
-def _change_call(event: Event) -> _Call:
+def _change_call(due: Due) -> _Call:
+    event = due.event
     return _Call(
         kind="event",
         method="PATCH",
         path=f"{_events_path(event.namespace)}/{quote(event.name, safe='')}",
-        body=msgspec.json.encode(event.change()),
+        body=msgspec.json.encode(due.change()),
         content_type="application/merge-patch+json",
     )
 
