@@ -51,13 +51,9 @@ class Budget:
         """What one review takes: nothing yet; to be used with ``with``."""
         return Share(self)
 
-    def room(self, *, ordinary: bool) -> int:
-        """What there is for one more review."""
-        return self.for_one(ordinary=ordinary) - self.taken
-
-    def for_one(self, *, ordinary: bool) -> int:
-        """What there is for one review when there is no other."""
-        return self.total if ordinary else int(self.total * (1 - _KEPT))
+    def for_one(self, length: int) -> int:
+        """What there is for one review of ``length`` bytes when there is no other."""
+        return self.total if length <= _ORDINARY else int(self.total * (1 - _KEPT))
 
 
 class Share:
@@ -88,7 +84,9 @@ class Share:
         Raises:
             Overloaded: there is no room for it now.
         """
-        self._hold(_TEXT * length, ordinary=length <= _ORDINARY)
+        more = _TEXT * length - self._held
+        if more > 0:
+            self._hold(more, self._budget.for_one(length))
 
     def is_decided(self, body: bytes) -> None:
         """Hold what the decision on ``body`` takes, too.
@@ -97,26 +95,24 @@ class Share:
             Overloaded: there is no room for it now.
             MalformedReview: there never is.
         """
-        ordinary = len(body) <= _ORDINARY
-        needed = WORST * len(body)
-        if needed - self._held > self._budget.room(ordinary=ordinary):
+        length = len(body)
+        needed, most = WORST * length, self._budget.for_one(length)
+        if needed - self._held > most - self._budget.taken:
             needed = weight(body)
-        most = self._budget.for_one(ordinary=ordinary)
         if needed > most:
             raise MalformedReview(
                 f"a decision on this review takes about {needed // MIB} MiB of memory, and driftwall has "
                 f"{most // MIB} MiB for one; give it a higher limit of memory",
                 413,
             )
-        self._hold(needed, ordinary=ordinary)
+        if (more := needed - self._held) > 0:
+            self._hold(more, most)
 
-    def _hold(self, bytes_: int, *, ordinary: bool) -> None:
-        more = bytes_ - self._held
-        if more <= 0:
-            return
-        if more > self._budget.room(ordinary=ordinary):
+    def _hold(self, more: int, most: int) -> None:
+        budget = self._budget
+        if more > most - budget.taken:
             raise Overloaded("driftwall decides as many writes as it has memory for; try again in a second")
-        self._budget.taken += more
+        budget.taken += more
         self._held += more
 
 
