@@ -117,16 +117,18 @@ class Stream:
 class LineWriter:
     """Writes lines to ``output`` from a thread of its own.
 
-    :meth:`write` never waits. ``on_drop`` is called with the number of lines lost: because too many wait, or because
-    the output does not take them.
+    :meth:`write` never waits, and is for one thread at a time. ``on_drop`` is called with the number of lines lost:
+    because too many wait, or because the output does not take them.
     """
 
     def __init__(self, output: Output, *, on_drop: Callable[[int], None] | None = None) -> None:
         self._output = output
         self._on_drop = on_drop
+        # Without a lock, which would cost as much as all else that is done for a line: each side counts its own bytes,
+        # and lines are added at the end and taken from the start, either in one step of the interpreter.
         self._lines: list[bytes] = []
-        self._lock = threading.Lock()
-        self._waiting = 0
+        self._taken = 0
+        self._done = 0
         self._closed = False
         self._filled = threading.Event()
         self._closing = threading.Event()
@@ -136,30 +138,26 @@ class LineWriter:
 
     def write(self, line: bytes) -> None:
         """Take one line, without its newline."""
-        with self._lock:
-            taken = not self._closed and self._waiting + len(line) <= MAX_WAITING
-            if taken:
-                self._waiting += len(line)
-                self._lines.append(line)
-                first = len(self._lines) == 1
-            else:
-                first = False
-        if first:
-            self._filled.set()
-        elif not taken:
+        taken = self._taken + len(line)
+        if self._closed or taken - self._done > MAX_WAITING:
             self._dropped(1)
+            return
+        self._taken = taken
+        self._lines.append(line)
+        # Only after that: the thread takes what there is after it has cleared this.
+        if not self._filled.is_set():
+            self._filled.set()
 
     @property
     def waiting(self) -> int:
         """Bytes that are not written yet."""
-        return self._waiting
+        return self._taken - self._done
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
         """Write what waits, for at most ``seconds``; later lines are dropped."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
+        if self._closed:
+            return
+        self._closed = True
         self._closing.set()
         self._filled.set()
         self._thread.join(seconds)
@@ -172,10 +170,10 @@ class LineWriter:
         ended = False
         while not ended:
             self._filled.wait()
-            with self._lock:
-                self._filled.clear()
-                lines, self._lines = self._lines, []
-                ended = self._closed
+            self._filled.clear()
+            ended = self._closed
+            lines = self._lines[:]
+            del self._lines[: len(lines)]
             for start in range(0, len(lines), _BATCH):
                 self._put_out(lines[start : start + _BATCH])
             # To wake up for each line would cost those who make the lines more than all else that they do for them.
@@ -185,5 +183,4 @@ class LineWriter:
     def _put_out(self, batch: list[bytes]) -> None:
         if not self._output.write(b"\n".join(batch) + b"\n"):
             self._dropped(len(batch))
-        with self._lock:
-            self._waiting -= sum(map(len, batch))
+        self._done += sum(map(len, batch))
