@@ -104,7 +104,7 @@ class Metrics:
             ("status", "reason"),
             registry=registry,
         )
-        self._lookups = Counter(
+        self._lookups = Tally(
             "driftwall_lookups_total",
             "Look-ups of objects at the API server, by result: hit (cached), found, missing or failed.",
             ("result",),
@@ -202,15 +202,15 @@ class Metrics:
             for writer in ("automation", "untrusted"):
                 self._reviews.begin(operation, "deny", "enforce", writer)
         for counter, values in (
-            (self._lookups, LOOKUP_RESULTS),
             (self._break_glass, GLASS_ACTIONS),
             (self._log_drops, LOG_OUTPUTS),
             (self._certificates, CERTIFICATE_RESULTS),
         ):
             for value in values:
                 counter.labels(value)
-        for result in ("patched", "unchanged"):
-            self._mutations.begin(result)
+        for tally, results in ((self._lookups, LOOKUP_RESULTS), (self._mutations, ("patched", "unchanged"))):
+            for result in results:
+                tally.begin(result)
         for reason, status in ERROR_REASONS.items():
             self._errors.labels(str(status), reason)
 
@@ -281,8 +281,8 @@ class Metrics:
         self._errors.labels(str(status), reason).inc()
 
     def lookup(self, result: str) -> None:
-        """Count one look-up: hit, found, missing or failed."""
-        self._lookups.labels(result).inc()
+        """Count one look-up: hit, found, missing or failed; for the event loop's thread."""
+        self._lookups.counts[(result,)] += 1
 
     def log_drop(self, output: str, lines: int) -> None:
         """Count ``lines`` of the decision log as lost to stdout or file."""

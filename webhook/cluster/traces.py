@@ -80,7 +80,7 @@ class Traces:
         if (use := decision.break_glass) is not None and (event := self._due(review, events.GLASS[use.action], now)):
             self._put_event(event, events.break_glass(review, use), now)
         # Of the object itself the mutating webhook has the labels in hand; of a scale's parent nobody has.
-        if decision.tagged and review.subresource and review.operation == "UPDATE":
+        if review.subresource and review.operation == "UPDATE" and decision.tagged:
             try:
                 self._put("mark", _mark(review, decision, now))
             except LookupFailed:  # a name that no object has
