@@ -237,14 +237,17 @@ class Correlator:
         key = (told.involved, told.reason, told.user)
         event = self._events.get(key)
         if event is None or told.at - event.told.at > _ALIKE:
-            event = self._events.put(key, Event(told, self._bucket_of(told)))
+            of_object = self._bucket_of(told) if event is None else event.of_object
+            event = self._events.put(key, Event(told, of_object))
         event.count += 1
         at = told.at.timestamp()
+        if not event.of_object.take(at):
+            return None
         # Of one reason there may be as many as anybody likes, and they must not keep another from being told.
         of_all = self._totals.get(told.reason)
         if of_all is None:
             of_all = self._totals[told.reason] = Bucket(_TOTAL_BURST, _TOTAL_SECONDS, at)
-        return event if event.of_object.take(at) and of_all.take(at) else None
+        return event if of_all.take(at) else None
 
     def _bucket_of(self, told: Told) -> Bucket:
         """That of all Events about the object for this reason, whoever wrote."""
