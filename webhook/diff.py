@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice, repeat, zip_longest
+from operator import eq
 from typing import Any, Final, NamedTuple, TypeAlias
 
-import msgspec
 from msgspec import Raw
 
 from webhook.equality import Known, strictly_equal
 from webhook.fieldpath import Element, Identity, Index, Item, Member, Path, format_path, identity
-from webhook.lazyjson import decoded, split
-from webhook.listkeys import ATOMIC, KEY_DEFAULTS, KEYED_BY, SET, ListType, Schema
+from webhook.lazyjson import decoded, split, whole
+from webhook.listkeys import ATOMIC, KEY_DEFAULTS, SET, ListType, Schema
 
 
 class _Absent:
@@ -72,8 +72,9 @@ class Change:
         self._unsure: bool = False
 
     @classmethod
-    def at(cls, path: Path, old: Any, new: Any, is_shared: bool, scope: _Scope) -> Change:
-        """The change at ``path`` of the object."""
+    def at(cls, pair: _Pair, scope: _Scope) -> Change:
+        """The change at a path of the object."""
+        path, old, new, is_shared = pair
         made = cls(old, new, path[-1], None, scope)
         made.level = len(path)
         made._path = path
@@ -84,19 +85,20 @@ class Change:
     @property
     def old(self) -> Any:
         """The value that was there."""
-        self._old = decoded(self._old)
+        self._old = whole(self._old)
         return self._old
 
     @property
     def new(self) -> Any:
         """The value that is to be there."""
-        self._new = decoded(self._new)
+        self._new = whole(self._new)
         return self._new
 
     @property
     def is_real(self) -> bool:
         """Whether the values differ, and not only their bytes."""
-        return not (self._unsure and strictly_equal(self.old, self.new))
+        is_in_both = self._old is not ABSENT and self._new is not ABSENT
+        return not (self._unsure and is_in_both and strictly_equal(self.old, self.new))
 
     @property
     def path(self) -> Path:
@@ -171,9 +173,9 @@ class Change:
 
     def _items(self, places: Iterable[_Place], list_type: ListType) -> Iterator[Change]:
         known = self._known()
-        for before, after, shared in places:
+        for before, after, place, shared in places:
             if not strictly_equal(before, after, known):
-                change = Change(before, after, _element(before, after, list_type), self, self._scope)
+                change = Change(before, after, _element(before, after, place, list_type), self, self._scope)
                 change.is_shared = change.is_shared or shared
                 yield change
 
@@ -209,11 +211,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], schema: Schema) 
     changes: list[Change] = []
     scope = _Scope(schema, {})
     pairs = _differing_fields(old, new, (), False, len(old) + len(new)) or []
-    is_much = any(_is_large(before) or _is_large(after) for _, before, after, _ in pairs)
+    is_much = False
+    for _, before, after, _ in pairs:
+        is_much = is_much or _is_large(before) or _is_large(after)
     waiting: deque[_Pair | Change] = deque(pairs)
     while waiting:
         pair = waiting.popleft()
-        room = max(0, MAX_CHANGES - len(changes) - len(waiting))
+        room = MAX_CHANGES - len(changes) - len(waiting)
         if isinstance(pair, Change):
             change = pair
         else:
@@ -221,9 +225,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], schema: Schema) 
             if further is not None:
                 waiting += further
                 continue
-            change = Change.at(*pair, scope)
+            change = Change.at(pair, scope)
         if change.level >= QUICK_LEVELS and (inner := change.inner()) is not None:
-            changed = list(islice(inner, room + 1))
+            changed = list(islice(inner, max(0, room) + 1))
             if len(changed) <= room:
                 waiting += changed
                 continue
@@ -242,26 +246,28 @@ def _inside(pair: _Pair, schema: Schema, room: int, is_much: bool) -> list[_Pair
     ``is_much`` says that some of what is compared is large.
     """
     path, old, new, is_shared = pair
+    equal: Callable[[Any, Any], bool] = strictly_equal
+    if type(old) is Raw and type(new) is Raw:
+        if is_much and (_is_dense(old) or _is_dense(new)):
+            old, new = decoded(old), decoded(new)
+        else:
+            # Bytes have no types to be strict about, nor have members of one set, told apart by value and type.
+            old, new, equal = split(old), split(new), eq
     kind = type(old)
     if kind is not type(new):
         return None
-    if kind is not Raw:
-        ours, theirs = old, new
-    elif is_much and (_is_dense(old) or _is_dense(new)):
-        ours, theirs = decoded(old), decoded(new)
-    else:
-        ours, theirs = split(old), split(new)
-        if type(ours) is list and type(theirs) is list:
-            found = _items_in_place(pair, ours, theirs, schema.list_type_at(path))
-            if found is not None:
-                return found if len(found) <= room else None
-            ours, theirs = decoded(old), decoded(new)
-    kind = type(ours)
-    if kind is not type(theirs):
-        return None
     if kind is dict:
-        return _differing_fields(ours, theirs, path, is_shared, room)
-    return _differing_items(ours, theirs, path, is_shared, schema.list_type_at(path), room) if kind is list else None
+        return _differing_fields(old, new, path, is_shared, room)
+    if kind is not list or (places := _places(old, new, list_type := schema.list_type_at(path))) is None:
+        return None
+    found: list[_Pair] = []
+    for before, after, place, shared in places:
+        if not equal(before, after):
+            element = _element(before, after, place, list_type)
+            found.append(((*path, element), before, after, is_shared or shared))
+            if len(found) > room:
+                return None
+    return found
 
 
 def _differing_fields(
@@ -284,45 +290,6 @@ def _differing_fields(
     return found if len(found) <= room else None
 
 
-def _differing_items(
-    old: list[Any], new: list[Any], path: Path, is_shared: bool, list_type: ListType, room: int
-) -> list[_Pair] | None:
-    places = _places(old, new, list_type)
-    if places is None:
-        return None
-    found: list[_Pair] = []
-    for before, after, shared in places:
-        if not strictly_equal(before, after):
-            found.append(((*path, _element(before, after, list_type)), before, after, is_shared or shared))
-            if len(found) > room:
-                return None
-    return found
-
-
-def _items_in_place(pair: _Pair, ours: list[Raw], theirs: list[Raw], list_type: ListType) -> list[_Pair] | None:
-    """The items that differ, if all keys are the same in the same order; None if they are not, or unknown.
-
-    Then it does not matter that a key may occur twice: items that share one are paired in their order, which is this.
-    """
-    if list_type not in _KEYS or len(ours) != len(theirs):
-        return None
-    path, old, _, is_shared = pair
-    all_of, one_of = _KEYS[list_type]
-    found: list[_Pair] = []
-    try:
-        keys = all_of(old)
-        is_shared = is_shared or len(set(keys)) < len(keys)
-        for before, after, key in zip(ours, theirs, keys, strict=True):
-            if before != after:
-                if one_of(after) != key:
-                    return None
-                element = Item(tuple(zip(list_type, msgspec.structs.astuple(key), strict=True)), (before, after))
-                found.append(((*path, element), before, after, is_shared))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return found
-
-
 def _is_dense(raw: Raw) -> bool:
     """Whether this is much, in very small parts: undecoded they would take more memory than decoded."""
     return _is_large(raw) and bytes(raw).count(b",") * _SMALL_PART > len(memoryview(raw))
@@ -335,8 +302,8 @@ def _is_large(value: Any) -> bool:
     return type(value) is dict and any(type(part) is Raw and _is_large(part) for part in value.values())
 
 
-#: An item's old and new value, and whether another may have its key, too.
-_Place: TypeAlias = tuple[Any, Any, bool]
+#: An item's old and new value, what tells it from the others, and whether another may have its key, too.
+_Place: TypeAlias = tuple[Any, Any, Identity, bool]
 
 
 def _places(old: list[Any], new: list[Any], list_type: ListType) -> Iterable[_Place] | None:
@@ -347,56 +314,47 @@ def _places(old: list[Any], new: list[Any], list_type: ListType) -> Iterable[_Pl
     if before is None or after is None:
         return None
     if before == after:
-        return zip(old, new, repeat(len(set(before)) < len(before)))
+        return zip(old, new, before, repeat(len(set(before)) < len(before)))
+    ours, theirs = dict(zip(before, old, strict=True)), dict(zip(after, new, strict=True))
+    if len(ours) < len(old) or len(theirs) < len(new):
+        return _shared_places(zip(before, old, strict=True), zip(after, new, strict=True))
+    added = [(ABSENT, item, place, False) for place, item in theirs.items() if place not in ours]
+    return [(item, theirs.get(place, ABSENT), place, False) for place, item in ours.items()] + added
+
+
+def _shared_places(old: Iterable[tuple[Identity, Any]], new: Iterable[tuple[Identity, Any]]) -> list[_Place]:
+    """As :func:`_places`. A key may occur twice (ports, env): items that share one are paired in their order."""
     places: dict[Identity, tuple[list[Any], list[Any]]] = {}
-    for place, item in zip(before, old, strict=True):
+    for place, item in old:
         places.setdefault(place, ([], []))[0].append(item)
-    for place, item in zip(after, new, strict=True):
+    for place, item in new:
         places.setdefault(place, ([], []))[1].append(item)
-    # A key may occur twice (ports, env): items that share one are paired in their order.
-    return (
-        (*pair, len(ours) > 1 or len(theirs) > 1)
-        for ours, theirs in places.values()
+    return [
+        (*pair, place, len(ours) > 1 or len(theirs) > 1)
+        for place, (ours, theirs) in places.items()
         for pair in zip_longest(ours, theirs, fillvalue=ABSENT)
-    )
-
-
-#: Read the keys of all items of a list, and those of one: texts or whole numbers, which do not equal one another.
-_Decoders: TypeAlias = tuple[Callable[[Raw], list[Any]], Callable[[Raw], Any]]
-
-
-def _decoders(names: tuple[str, ...]) -> _Decoders:
-    fields = [
-        (f"key{number}", str | int, msgspec.field(name=name, default=KEY_DEFAULTS[name]))
-        if name in KEY_DEFAULTS
-        else (f"key{number}", str | int, msgspec.field(name=name))
-        for number, name in enumerate(names)
     ]
-    keys = msgspec.defstruct("Keys", fields, frozen=True)
-    return msgspec.json.Decoder(list[keys]).decode, msgspec.json.Decoder(keys).decode  # type: ignore[valid-type]
-
-
-_KEYS: Final[Mapping[ListType, _Decoders]] = {names: _decoders(names) for names in KEYED_BY}
 
 
 def _identities(items: list[Any], list_type: ListType) -> list[Identity] | None:
     """For each item what tells it from the others, whatever its type is; None if one has no such thing."""
     found: list[Identity] = []
     for item in items:
-        if list_type == SET:
-            place = identity((item,))
-        elif type(item) is dict:
-            place = identity([item.get(name, KEY_DEFAULTS.get(name)) for name in list_type])
-        else:
-            return None
+        values = [item]
+        if list_type != SET:
+            if type(item) is not dict:
+                return None
+            values = []
+            for name in list_type:
+                value = item.get(name, ABSENT)
+                values.append(KEY_DEFAULTS.get(name) if value is ABSENT else decoded(value))
+        place = identity(values)
         if place is None:
             return None
         found.append(place)
     return found
 
 
-def _element(before: Any, after: Any, list_type: ListType) -> Element:
-    item = after if before is ABSENT else before
-    if list_type == SET:
-        return Member(item)
-    return Item(tuple([(name, item.get(name, KEY_DEFAULTS.get(name))) for name in list_type]), (before, after))
+def _element(before: Any, after: Any, place: Identity, list_type: ListType) -> Element:
+    values = place[1]
+    return Member(values[0]) if list_type == SET else Item(tuple(zip(list_type, values, strict=True)), (before, after))

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from webhook.lazyjson import decoded
+from webhook.lazyjson import whole
 
 
 class Item:
@@ -35,7 +35,7 @@ class Item:
     @property
     def values(self) -> tuple[Any, ...]:
         """See the class. They are decoded only if somebody asks, and once."""
-        self._values = tuple([decoded(value) for value in self._values])
+        self._values = tuple([whole(value) for value in self._values])
         return self._values
 
     @property
@@ -80,6 +80,7 @@ Path: TypeAlias = tuple[Element, ...]
 #: Scalars with their types, without which 1, 1.0 and true would be the same.
 Identity: TypeAlias = tuple[tuple[type, ...], tuple[Any, ...]]
 
+_TEXT: Final = (str,)
 #: Characters of one path as text. Those of real objects have a few hundred.
 MAX_TEXT: Final = 2000
 # Characters of a name whose text is kept: those of real fields have thirty, and a thousand of them take little memory.
@@ -94,7 +95,9 @@ _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_/:@-][A-Za-z0-9_./:@-]*\Z")
 
 def identity(values: Sequence[Any]) -> Identity | None:
     """What tells an item of a list from the others, given the values of its keys; None if one is no scalar."""
-    kinds = tuple(map(type, values))
+    if len(values) == 1 and type(values[0]) is str:
+        return _TEXT, (values[0],)
+    kinds = tuple([type(value) for value in values])
     return None if dict in kinds or list in kinds else (kinds, tuple(values))
 
 

@@ -7,7 +7,7 @@ is not asked for costs no more than to be skipped, and two objects are compared 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -21,7 +21,8 @@ _METADATA: Final = "metadata"
 _ABSENT: Final = object()
 _decode = msgspec.json.Decoder().decode
 _split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_parts = msgspec.json.Decoder(dict[str, msgspec.Raw] | list[msgspec.Raw] | str | int | float | bool | None).decode
+_Parts: TypeAlias = dict[str, msgspec.Raw] | list[dict[str, msgspec.Raw]] | str | int | float | bool | None
+_parts = msgspec.json.Decoder(_Parts).decode
 
 
 class LazyObject(Mapping[str, Any]):
@@ -113,7 +114,7 @@ class LazyObject(Mapping[str, Any]):
 
 
 def split(raw: msgspec.Raw) -> Any:
-    """The parts of a map or a list, undecoded; the value itself if it is neither.
+    """The fields of a map, or of each map in a list of maps, undecoded; the value itself if it is neither.
 
     Raises:
         MalformedReview: it is no JSON.
@@ -130,7 +131,21 @@ def decoded(value: Any) -> Any:
     Raises:
         MalformedReview: it is no JSON.
     """
-    return _decoded(value, "the review") if type(value) is msgspec.Raw else value
+    if type(value) is not msgspec.Raw:
+        return value
+    try:
+        return _decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _decoded(value, "the review")
+
+
+def whole(value: Any) -> Any:
+    """``value``, decoded if it, or a field of it, is not yet.
+
+    Raises:
+        MalformedReview: it is no JSON.
+    """
+    return {name: decoded(part) for name, part in value.items()} if type(value) is dict else decoded(value)
 
 
 def _decoded(raw: msgspec.Raw, place: str) -> Any:

@@ -100,18 +100,11 @@ def _build() -> dict[tuple[str, str], dict[tuple[str, ...], ListType]]:
     for kind, prefix in POD_SPECS.items():
         base = tuple(prefix.split("."))
         built.setdefault(kind, {}).update({(*base, *path.split(".")): keys for path, keys in _POD_SPEC.items()})
-    return built
+    return {kind: {**fields, **_EVERY} for kind, fields in built.items()}
 
 
+_EVERY: Final[Mapping[tuple[str, ...], ListType]] = {("metadata", name): keys for name, keys in _METADATA.items()}
 _TABLE: Final = _build()
-_METADATA_TABLE: Final[Mapping[tuple[str, ...], ListType]] = {
-    ("metadata", name): keys for name, keys in _METADATA.items()
-}
-_NOTHING: Final[Mapping[tuple[str, ...], ListType]] = {}
-#: The keys that the lists of the built-in kinds have.
-KEYED_BY: Final = frozenset(
-    keys for lists in (*_TABLE.values(), _METADATA_TABLE) for keys in lists.values() if isinstance(keys, tuple)
-)
 
 
 #: A place that a document owns whole, and any below it.
@@ -174,7 +167,7 @@ class Schema:
     @classmethod
     def told_by(cls, group: str, kind: str, documents: Callable[[], Tiers]) -> Schema:
         """As :meth:`of`; ``documents`` is called when they are needed."""
-        return cls(_TABLE.get((canonical_group(group, kind), kind), _NOTHING), above=documents)
+        return cls(_TABLE.get((canonical_group(group, kind), kind), _EVERY), above=documents)
 
     def field(self, name: str) -> Schema:
         """The structure of a field."""
@@ -218,8 +211,8 @@ class Schema:
 
     def list_type_at(self, path: Sequence[object]) -> ListType:
         """:meth:`list_type` of the list at ``path`` of the object; what is no name stands for an item of a list."""
-        names = tuple([element for element in path if isinstance(element, str)])
-        known = self._table.get(names) or _METADATA_TABLE.get(names)
+        names = tuple([element for element in path if type(element) is str])
+        known = self._table.get(names)
         if known is not None:
             return known
         place = self
@@ -233,7 +226,7 @@ class Schema:
         Whoever may write the object may add entries to its managedFields: documents that contradict one another are
         not believed, and those of one tier are not asked where a tier before has an answer.
         """
-        known = self._table.get(self._names) or _METADATA_TABLE.get(self._names)
+        known = self._table.get(self._names)
         if known is not None:
             return known
         for nodes in self._documents():
