@@ -7,14 +7,13 @@ Maps are compared field by field, keyed lists by key, sets as sets, atomic lists
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, repeat, zip_longest
-from operator import eq
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from msgspec import Raw
 
-from webhook.equality import Known, strictly_equal
+from webhook.equality import Known, alike, strictly_equal
 from webhook.fieldpath import Element, Identity, Index, Item, Member, Path, format_path, identity
 from webhook.lazyjson import decoded, split, whole
 from webhook.listkeys import ATOMIC, KEY_DEFAULTS, SET, ListType, Schema
@@ -56,7 +55,19 @@ class Change:
     ``is_shared`` tells that it is in an item of a list whose key another item may have, too.
     """
 
-    __slots__ = ("_above", "_new", "_old", "_path", "_scope", "_text", "_unsure", "element", "is_shared", "level")
+    __slots__ = (
+        "_above",
+        "_new",
+        "_old",
+        "_path",
+        "_scope",
+        "_text",
+        "_unread",
+        "_unsure",
+        "element",
+        "is_shared",
+        "level",
+    )
 
     def __init__(self, old: Any, new: Any, element: Element, above: Change | None, scope: _Scope) -> None:
         self._old = old
@@ -69,6 +80,7 @@ class Change:
         self.is_shared: bool = False if above is None else above.is_shared
         self._path: Path | None = () if above is None else None
         self._text: str | None = None
+        self._unread: bool = False
         self._unsure: bool = False
 
     @classmethod
@@ -79,20 +91,25 @@ class Change:
         made.level = len(path)
         made._path = path
         made.is_shared = is_shared
-        made._unsure = True
+        made._unsure = made._unread = True
         return made
 
     @property
     def old(self) -> Any:
         """The value that was there."""
-        self._old = whole(self._old)
+        if self._unread:
+            self._read()
         return self._old
 
     @property
     def new(self) -> Any:
         """The value that is to be there."""
-        self._new = whole(self._new)
+        if self._unread:
+            self._read()
         return self._new
+
+    def _read(self) -> None:
+        self._old, self._new, self._unread = whole(self._old), whole(self._new), False
 
     @property
     def is_real(self) -> bool:
@@ -246,13 +263,11 @@ def _inside(pair: _Pair, schema: Schema, room: int, is_much: bool) -> list[_Pair
     ``is_much`` says that some of what is compared is large.
     """
     path, old, new, is_shared = pair
-    equal: Callable[[Any, Any], bool] = strictly_equal
     if type(old) is Raw and type(new) is Raw:
         if is_much and (_is_dense(old) or _is_dense(new)):
             old, new = decoded(old), decoded(new)
         else:
-            # Bytes have no types to be strict about, nor have members of one set, told apart by value and type.
-            old, new, equal = split(old), split(new), eq
+            old, new = split(old, new)
     kind = type(old)
     if kind is not type(new):
         return None
@@ -262,7 +277,7 @@ def _inside(pair: _Pair, schema: Schema, room: int, is_much: bool) -> list[_Pair
         return None
     found: list[_Pair] = []
     for before, after, place, shared in places:
-        if not equal(before, after):
+        if not strictly_equal(before, after):
             element = _element(before, after, place, list_type)
             found.append(((*path, element), before, after, is_shared or shared))
             if len(found) > room:
@@ -278,7 +293,7 @@ def _differing_fields(
     for name, value in old.items():
         other = new.get(name, ABSENT)
         # Most values are text, or were not decoded; and most are the same.
-        if value == other if type(value) in _BY_VALUE else strictly_equal(value, other):
+        if value == other and (type(value) in _BY_VALUE or alike(value, other)):
             continue
         if other is ABSENT:
             in_both -= 1

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 from msgspec import Raw
 
-from webhook.lazyjson import LazyObject, decoded
+from webhook.lazyjson import LazyObject, decoded, is_split
 
 #: What strictly_equal found of pairs of containers, by their ids: for as long as they live.
 Known: TypeAlias = dict[tuple[int, int], bool]
@@ -30,10 +30,24 @@ def strictly_equal(old: Any, new: Any, known: Known | None = None) -> bool:
         return _same_objects(old, new) if kind is LazyObject else bool(old == new)
     if known is not None:
         return _equal_once(old, new, known)
-    # Python takes 1, 1.0 and true for equal, and never equal values for different. What it takes for equal is equal if
-    # it reads the same; it may still be, if its maps are in another order.
-    if old != new:
+    return bool(old == new) and alike(old, new)
+
+
+def alike(old: Any, new: Any) -> bool:
+    """Whether two JSON values, or parts of them, that Python takes for equal are so by type, too.
+
+    It takes 1, 1.0 and true for equal, and never equal values for different.
+    """
+    kind = type(old)
+    if kind is not type(new):
         return False
+    if kind is dict:
+        # Bytes have no types to be strict about.
+        if is_split(old):
+            return True
+    elif kind is not list:
+        return True
+    # What reads the same is equal; it may still be, if its maps are in another order.
     return _encode(old) == _encode(new) or _equal_once(old, new, {})
 
 

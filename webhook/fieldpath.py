@@ -109,7 +109,7 @@ def format_path(path: Path) -> str:
     text = ""
     for start in range(0, len(path), _STRIDE):
         text += "".join(
-            [_element_text(e) if not isinstance(e, str) else _field_text(e) for e in path[start : start + _STRIDE]]
+            [_field_text(e) if isinstance(e, str) else _element_text(e) for e in path[start : start + _STRIDE]]
         )
         if len(text) > MAX_TEXT + 1:
             return text.removeprefix(".")[: MAX_TEXT - 1] + "…"

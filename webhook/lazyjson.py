@@ -21,8 +21,10 @@ _METADATA: Final = "metadata"
 _ABSENT: Final = object()
 _decode = msgspec.json.Decoder().decode
 _split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_Parts: TypeAlias = dict[str, msgspec.Raw] | list[dict[str, msgspec.Raw]] | str | int | float | bool | None
-_parts = msgspec.json.Decoder(_Parts).decode
+_Fields: TypeAlias = dict[str, msgspec.Raw]
+# Of lists, those of maps and of texts alone: so two parts of one type are the same if Python takes them for equal.
+_Part: TypeAlias = _Fields | list[_Fields | str] | str | int | float | bool | None
+_parts = msgspec.json.Decoder(dict[str, _Part] | list[_Fields | str]).decode
 
 
 class LazyObject(Mapping[str, Any]):
@@ -62,8 +64,9 @@ class LazyObject(Mapping[str, Any]):
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a field, decoded."""
         values = self._values
-        if key in values:
-            return values[key]
+        value = values.get(key, _ABSENT)
+        if value is not _ABSENT:
+            return value
         raw = self.raw.get(key)
         if raw is None:
             return default
@@ -113,16 +116,16 @@ class LazyObject(Mapping[str, Any]):
         return len(self.raw)
 
 
-def split(raw: msgspec.Raw) -> Any:
-    """The fields of a map, or of each map in a list of maps, undecoded; the value itself if it is neither.
+def split(one: msgspec.Raw, other: msgspec.Raw) -> tuple[Any, Any]:
+    """Two values, both in parts: what is two levels further down is not decoded. If one does not fit that, both are.
 
     Raises:
-        MalformedReview: it is no JSON.
+        MalformedReview: one is no JSON.
     """
     try:
-        return _parts(raw)
+        return _parts(one), _parts(other)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _decoded(raw, "the review")
+        return decoded(one), decoded(other)
 
 
 def decoded(value: Any) -> Any:
@@ -139,13 +142,22 @@ def decoded(value: Any) -> Any:
         return _decoded(value, "the review")
 
 
+def is_split(fields: Mapping[str, Any]) -> bool:
+    """Whether the values of a map are not decoded yet."""
+    return type(next(iter(fields.values()), None)) is msgspec.Raw
+
+
 def whole(value: Any) -> Any:
-    """``value``, decoded if it, or a field of it, is not yet.
+    """``value``, decoded if it, or what :func:`split` has made of it, is not yet.
 
     Raises:
         MalformedReview: it is no JSON.
     """
-    return {name: decoded(part) for name, part in value.items()} if type(value) is dict else decoded(value)
+    if type(value) is list:
+        return [whole(part) for part in value]
+    if type(value) is dict:
+        return {name: decoded(part) for name, part in value.items()} if is_split(value) else value
+    return decoded(value)
 
 
 def _decoded(raw: msgspec.Raw, place: str) -> Any:

@@ -15,7 +15,7 @@ _MAPS: Final = (dict, LazyObject)
 
 def is_map(value: Any) -> bool:
     """Whether ``value`` is a map of an object, be it decoded or not."""
-    return isinstance(value, _MAPS)
+    return type(value) is LazyObject or isinstance(value, dict)
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
@@ -28,7 +28,7 @@ def metadata_of(obj: Object | None) -> Mapping[str, Any]:
     if obj is None:
         return _EMPTY
     value = obj.get("metadata")
-    return value if isinstance(value, _MAPS) else _EMPTY
+    return value if type(value) is LazyObject or isinstance(value, dict) else _EMPTY
 
 
 def labels_of(obj: Object | None) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ from webhook.fieldpath import Element, Identity, Index, Item, Member, identity
 from webhook.globs import Globs
 from webhook.lazyjson import LazyObject, decoded
 from webhook.listkeys import KEY_DEFAULTS, parse_item_key
-from webhook.selection import Position, Union
+from webhook.selection import Position, union
 from webhook.tools import DECLARED_FIELDS, LAST_APPLIED
 
 Fields = Mapping[str, Any]
@@ -51,10 +51,9 @@ class OwnedFields:
     def step(self, element: Element) -> OwnedFields | None:
         """See :class:`webhook.selection.Position`."""
         if isinstance(element, str):
-            key = "f:" + element
-            return self._children.get(key) or self._child(key)
+            return self._child("f:" + element)
         if isinstance(element, Item):
-            return self._children.get(element.key) or self._child(element.key) or self._item(element.keys)
+            return self._child(element.key) or self._item(element.keys)
         if isinstance(element, Member):
             return self._child(self._index(()).get(identity((element.value,)) or _NONE))
         # A list that is compared by position was keyed when it was declared: its items cannot be told apart.
@@ -211,16 +210,22 @@ _decode_entries: Final = msgspec.json.Decoder(list[Entry]).decode
 class _Entries(NamedTuple):
     every: Sequence[Entry]
     with_fields: list[Entry]
+    #: Those of the object itself that are of some managers.
+    own: dict[Globs, list[Entry]]
 
 
 def _read(entries: Sequence[Entry]) -> _Entries:
-    return _Entries(entries, [entry for entry in entries if memoryview(entry.raw)[0] == _BRACE])
+    return _Entries(entries, [entry for entry in entries if memoryview(entry.raw)[0] == _BRACE], {})
+
+
+def _read_raw(raw: msgspec.Raw) -> _Entries:
+    return _read(_decode_entries(raw))
 
 
 def _entries(obj: Mapping[str, Any] | None) -> _Entries:
     metadata = meta.metadata_of(obj)
     if isinstance(metadata, LazyObject):
-        found = metadata.get_as("managedFields", lambda raw: _read(_decode_entries(raw)))
+        found = metadata.get_as("managedFields", _read_raw)
         if found is not None:
             return found
     # Of an odd shape, or an object that was looked up.
@@ -274,15 +279,20 @@ def _declaring(obj: Mapping[str, Any], managers: Globs) -> list[tuple[Entry, Fie
 
 def own_entries(obj: Mapping[str, Any], managers: Globs) -> list[Entry]:
     """The entries of ``managers`` in the object's managedFields, but for those of its subresources."""
-    return [entry for entry in managed_fields(obj) if not entry.subresource and entry.is_of(managers)]
+    entries = _entries(obj)
+    own = entries.own.get(managers)
+    if own is None:
+        own = [entry for entry in entries.with_fields if not entry.subresource and entry.is_of(managers)]
+        entries.own[managers] = own
+    return own
 
 
 def as_called(entry: Entry, obj: Mapping[str, Any]) -> Fields:
     """The fields of an entry as they are called in ``obj``."""
-    fields = entry.fields
-    if obj.get("kind") == "Secret" and obj.get("apiVersion") == "v1":
+    fields, version = entry.fields, obj.get("apiVersion")
+    if version == "v1" and obj.get("kind") == "Secret":
         fields = _string_data(fields)
-    return fields if entry.api_version == obj.get("apiVersion") else _widened(fields, obj)
+    return fields if entry.api_version == version else _widened(fields, obj)
 
 
 def declared(obj: Mapping[str, Any], managers: Globs, *, config_sync: bool = False) -> Position | None:
@@ -299,7 +309,7 @@ def declared(obj: Mapping[str, Any], managers: Globs, *, config_sync: bool = Fal
         positions.append(HeldValue(applied))
     if config_sync and (fields := _annotated(obj, DECLARED_FIELDS)):
         positions.append(OwnedFields(fields))
-    return Union(positions) if positions else None
+    return union(positions) if positions else None
 
 
 def made_by_controller(obj: Mapping[str, Any]) -> Position:
@@ -308,7 +318,7 @@ def made_by_controller(obj: Mapping[str, Any]) -> Position:
     Without a record of that, all of it.
     """
     made = [OwnedFields(fields) for fields in owning(obj)]
-    return Union(made) if made else OwnedFields({})
+    return union(made) if made else OwnedFields({})
 
 
 def owning(obj: Mapping[str, Any]) -> list[Fields]:

@@ -18,7 +18,7 @@ from webhook.listkeys import Schema
 from webhook.ownership import declared, field_documents, made_by_controller
 from webhook.patterns import PathSet
 from webhook.policy import MODES, Candidate, Policy
-from webhook.selection import Position, Union, select
+from webhook.selection import Position, Union, select, union
 from webhook.subject import Objects, Subject, is_namespace, look_up
 from webhook.tools import DECLARED_FIELDS, LAST_APPLIED, OWN_PREFIX, Claim
 
@@ -215,8 +215,15 @@ def _differing(
         old, new = old.raw, new.raw
     else:
         names = {**old, **new}
-    names = [name for name in names if name not in noise]
-    return {name: old[name] for name in names if name in old}, {name: new[name] for name in names if name in new}
+    before: dict[str, Any] = {}
+    after: dict[str, Any] = {}
+    for name in names:
+        if name not in noise:
+            if name in old:
+                before[name] = old[name]
+            if name in new:
+                after[name] = new[name]
+    return before, after
 
 
 def _status_is_ordinary(review: Review, subject: Subject) -> bool:
@@ -242,7 +249,7 @@ def _own(
     wanted: list[Position] = [each for each in (paths, fields) if each is not None]
     if not wanted:
         return []
-    return select(changes, wanted[0] if len(wanted) == 1 else Union(wanted), policy.let_be(settled, allowance))
+    return select(changes, union(wanted), policy.let_be(settled, allowance))
 
 
 def _in_selected_namespace(review: Review, policy: Policy, subject: Subject, objects: Objects) -> bool:

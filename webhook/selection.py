@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from webhook.diff import ABSENT, MAX_CHANGES, Change
@@ -37,9 +37,12 @@ class Union:
     def step(self, element: Element) -> Position | None:
         """See :class:`Position`."""
         parts = [part for position in self._parts if (part := position.step(element)) is not None]
-        if len(parts) == 1:
-            return parts[0]
-        return Union(parts) if parts else None
+        return union(parts) if parts else None
+
+
+def union(parts: Sequence[Position]) -> Position:
+    """What is in any of ``parts``, of which there is at least one."""
+    return parts[0] if len(parts) == 1 else Union(parts)
 
 
 def select(changes: Iterable[Change], wanted: Position, ignored: Position | None = None) -> list[Change]:
@@ -57,6 +60,8 @@ def select(changes: Iterable[Change], wanted: Position, ignored: Position | None
         if path[:-1] != above:
             above = path[:-1]
             want, leave = _at(wanted, above), _at(ignored, above)
+        if want is None:
+            continue
         position = _at(want, path[-1:])
         if position is not None:
             touched = _touched(change, position, _at(leave, path[-1:]))
