@@ -39,7 +39,7 @@ QUICK_LEVELS: Final = 16
 #: undecoded value takes 56 of memory.
 _MUCH: Final = 16 * 1024
 _SMALL_PART: Final = 16
-_BY_VALUE: Final = frozenset({str, Raw})
+_CONTAINERS: Final = frozenset({dict, list})
 
 
 class _Scope(NamedTuple):
@@ -228,9 +228,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], schema: Schema) 
     changes: list[Change] = []
     scope = _Scope(schema, {})
     pairs = _differing_fields(old, new, (), False, len(old) + len(new)) or []
-    is_much = False
-    for _, before, after, _ in pairs:
-        is_much = is_much or _is_large(before) or _is_large(after)
+    is_much = any(_is_large(before) or _is_large(after) for _, before, after, _ in pairs)
     waiting: deque[_Pair | Change] = deque(pairs)
     while waiting:
         pair = waiting.popleft()
@@ -277,7 +275,7 @@ def _inside(pair: _Pair, schema: Schema, room: int, is_much: bool) -> list[_Pair
         return None
     found: list[_Pair] = []
     for before, after, place, shared in places:
-        if not strictly_equal(before, after):
+        if before != after or not alike(before, after):
             element = _element(before, after, place, list_type)
             found.append(((*path, element), before, after, is_shared or shared))
             if len(found) > room:
@@ -292,8 +290,9 @@ def _differing_fields(
     in_both = len(old)
     for name, value in old.items():
         other = new.get(name, ABSENT)
-        # Most values are text, or were not decoded; and most are the same.
-        if value == other and (type(value) in _BY_VALUE or alike(value, other)):
+        # Most values are the same, and most of them no containers.
+        kind = type(value)
+        if value == other and kind is type(other) and (kind not in _CONTAINERS or alike(value, other)):
             continue
         if other is ABSENT:
             in_both -= 1

@@ -96,14 +96,17 @@ def _is_explained(node: Fields, kept: Fields, known: _Places) -> bool:
     if not kept and kept is not _NOTHING:
         return True
     for key, child in node.items():
-        done = known.get(key)
         other = kept.get(key)
-        if isinstance(done, dict):
+        done = known.get(key)
+        if done is None:
+            if other not in (child, _NOTHING):
+                return False
+        elif isinstance(done, dict):
             # What no API server writes is left to the closer look.
             below = other if isinstance(other, dict) else _NOTHING
             if child and not (isinstance(child, dict) and _is_explained(child, below, done)):
                 return False
-        elif other not in (child, _NOTHING) and (done is None or (child and done == "changed")):
+        elif other not in (child, _NOTHING) and child and done == "changed":
             return False
     return True
 

@@ -43,7 +43,7 @@ def alike(old: Any, new: Any) -> bool:
         return False
     if kind is dict:
         # Bytes have no types to be strict about.
-        if is_split(old):
+        if not old or is_split(old):
             return True
     elif kind is not list:
         return True

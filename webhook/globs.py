@@ -52,12 +52,13 @@ class Globs:
     ``patterns`` is what was given, sorted and without repetitions. Raises ValueError as :class:`Glob` does.
     """
 
-    __slots__ = ("_exact", "_globs", "patterns")
+    __slots__ = ("_exact", "_globs", "_hash", "patterns")
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
         self.patterns = tuple(sorted(set(patterns)))
         self._exact = frozenset(pattern for pattern in self.patterns if not is_glob(pattern))
         self._globs = tuple(Glob(pattern) for pattern in self.patterns if is_glob(pattern))
+        self._hash = hash(self.patterns)
 
     def matches(self, text: str) -> bool:
         """Whether any pattern matches the whole of ``text``; no pattern matches nothing."""
@@ -75,7 +76,7 @@ class Globs:
         return self.patterns == other.patterns if isinstance(other, Globs) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self.patterns)
+        return self._hash
 
     def __repr__(self) -> str:
         return f"Globs({list(self.patterns)!r})"

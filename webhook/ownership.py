@@ -179,6 +179,11 @@ class Entry(msgspec.Struct, kw_only=True, dict=True):
     raw: msgspec.Raw = msgspec.field(name="fieldsV1", default=_NULL)
 
     @property
+    def has_fields(self) -> bool:
+        """Whether it brings fields."""
+        return memoryview(self.raw)[0] == _BRACE
+
+    @property
     def document(self) -> OwnedFields:
         """The fieldsV1 document as a position."""
         found: OwnedFields | None = self.__dict__.get("document")
@@ -209,27 +214,22 @@ _decode_entries: Final = msgspec.json.Decoder(list[Entry]).decode
 
 class _Entries(NamedTuple):
     every: Sequence[Entry]
-    with_fields: list[Entry]
-    #: Those of the object itself that are of some managers.
+    #: Those of the object itself that are of some managers, and bring fields.
     own: dict[Globs, list[Entry]]
 
 
-def _read(entries: Sequence[Entry]) -> _Entries:
-    return _Entries(entries, [entry for entry in entries if memoryview(entry.raw)[0] == _BRACE], {})
-
-
-def _read_raw(raw: msgspec.Raw) -> _Entries:
-    return _read(_decode_entries(raw))
+def _read(raw: msgspec.Raw) -> _Entries:
+    return _Entries(_decode_entries(raw), {})
 
 
 def _entries(obj: Mapping[str, Any] | None) -> _Entries:
     metadata = meta.metadata_of(obj)
     if isinstance(metadata, LazyObject):
-        found = metadata.get_as("managedFields", _read_raw)
+        found = metadata.get_as("managedFields", _read)
         if found is not None:
             return found
     # Of an odd shape, or an object that was looked up.
-    return _read([_entry(value) for value in meta.managed_entries(obj)])
+    return _Entries([_entry(value) for value in meta.managed_entries(obj)], {})
 
 
 def entries(obj: Mapping[str, Any] | None) -> Sequence[Entry]:
@@ -246,7 +246,7 @@ def _entry(value: Mapping[str, Any]) -> Entry:
 
 def managed_fields(obj: Mapping[str, Any] | None) -> list[Entry]:
     """The entries of metadata.managedFields that bring fields."""
-    return _entries(obj).with_fields
+    return [entry for entry in _entries(obj).every if entry.has_fields]
 
 
 def field_documents(objects: Iterable[Mapping[str, Any] | None], managers: Globs) -> tuple[list[Fields], list[Fields]]:
@@ -282,7 +282,7 @@ def own_entries(obj: Mapping[str, Any], managers: Globs) -> list[Entry]:
     entries = _entries(obj)
     own = entries.own.get(managers)
     if own is None:
-        own = [entry for entry in entries.with_fields if not entry.subresource and entry.is_of(managers)]
+        own = [e for e in entries.every if not e.subresource and e.is_of(managers) and e.has_fields]
         entries.own[managers] = own
     return own
 
