@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice, repeat, zip_longest
+from itertools import islice, zip_longest
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from msgspec import Raw
@@ -316,59 +316,64 @@ def _is_large(value: Any) -> bool:
     return type(value) is dict and any(type(part) is Raw and _is_large(part) for part in value.values())
 
 
-#: An item's old and new value, what tells it from the others, and whether another may have its key, too.
-_Place: TypeAlias = tuple[Any, Any, Identity, bool]
+#: What tells an item of a list from the others: most have a name.
+_Key: TypeAlias = str | Identity
+#: An item's old and new value, its key, and whether another has that key, too.
+_Place: TypeAlias = tuple[Any, Any, _Key, bool]
 
 
-def _places(old: list[Any], new: list[Any], list_type: ListType) -> Iterable[_Place] | None:
+def _places(old: list[Any], new: list[Any], list_type: ListType) -> list[_Place] | None:
     """Old and new items side by side; None if the list is atomic, or its items fit no other type."""
     if list_type == ATOMIC:
         return None
-    before, after = _identities(old, list_type), _identities(new, list_type)
-    if before is None or after is None:
+    ours, theirs = _by_key(old, list_type), _by_key(new, list_type)
+    if ours is None or theirs is None:
         return None
-    if before == after:
-        return zip(old, new, before, repeat(len(set(before)) < len(before)))
-    ours, theirs = dict(zip(before, old, strict=True)), dict(zip(after, new, strict=True))
-    if len(ours) < len(old) or len(theirs) < len(new):
-        return _shared_places(zip(before, old, strict=True), zip(after, new, strict=True))
-    added = [(ABSENT, item, place, False) for place, item in theirs.items() if place not in ours]
-    return [(item, theirs.get(place, ABSENT), place, False) for place, item in ours.items()] + added
+    places: list[_Place] = []
+    for key, before in ours.items():
+        after = theirs.get(key)
+        if len(before) == 1 and (after is None or len(after) == 1):
+            places.append((before[0], ABSENT if after is None else after[0], key, False))
+            continue
+        # A key may occur twice (ports, env): items that share one are paired in their order.
+        places += [(*pair, key, True) for pair in zip_longest(before, after or (), fillvalue=ABSENT)]
+    for key, after in theirs.items():
+        if key not in ours:
+            places += [(ABSENT, item, key, len(after) > 1) for item in after]
+    return places
 
 
-def _shared_places(old: Iterable[tuple[Identity, Any]], new: Iterable[tuple[Identity, Any]]) -> list[_Place]:
-    """As :func:`_places`. A key may occur twice (ports, env): items that share one are paired in their order."""
-    places: dict[Identity, tuple[list[Any], list[Any]]] = {}
-    for place, item in old:
-        places.setdefault(place, ([], []))[0].append(item)
-    for place, item in new:
-        places.setdefault(place, ([], []))[1].append(item)
-    return [
-        (*pair, place, len(ours) > 1 or len(theirs) > 1)
-        for place, (ours, theirs) in places.items()
-        for pair in zip_longest(ours, theirs, fillvalue=ABSENT)
-    ]
-
-
-def _identities(items: list[Any], list_type: ListType) -> list[Identity] | None:
-    """For each item what tells it from the others, whatever its type is; None if one has no such thing."""
-    found: list[Identity] = []
+def _by_key(items: list[Any], list_type: ListType) -> dict[_Key, list[Any]] | None:
+    """The items by what tells them apart, whatever its type is; None if one has no such thing."""
+    found: dict[_Key, list[Any]] = {}
     for item in items:
-        values = [item]
-        if list_type != SET:
-            if type(item) is not dict:
-                return None
-            values = []
-            for name in list_type:
-                value = item.get(name, ABSENT)
-                values.append(KEY_DEFAULTS.get(name) if value is ABSENT else decoded(value))
-        place = identity(values)
-        if place is None:
+        key = _key(item, list_type)
+        if key is None:
             return None
-        found.append(place)
+        if key in found:
+            found[key].append(item)
+        else:
+            found[key] = [item]
     return found
 
 
-def _element(before: Any, after: Any, place: Identity, list_type: ListType) -> Element:
-    values = place[1]
-    return Member(values[0]) if list_type == SET else Item(tuple(zip(list_type, values, strict=True)), (before, after))
+def _key(item: Any, list_type: ListType) -> _Key | None:
+    value = item
+    if list_type != SET:
+        if type(item) is not dict:
+            return None
+        if len(list_type) > 1:
+            return identity([_key_field(item, name) for name in list_type])
+        value = _key_field(item, list_type[0])
+    return value if type(value) is str else identity((value,))
+
+
+def _key_field(item: dict[str, Any], name: str) -> Any:
+    return decoded(item[name]) if name in item else KEY_DEFAULTS.get(name)
+
+
+def _element(before: Any, after: Any, key: _Key, list_type: ListType) -> Element:
+    if list_type == SET:
+        return Member(key if isinstance(key, str) else key[1][0])
+    keys = ((list_type[0], key),) if isinstance(key, str) else tuple(zip(list_type, key[1], strict=True))
+    return Item(keys, (before, after))

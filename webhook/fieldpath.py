@@ -80,7 +80,6 @@ Path: TypeAlias = tuple[Element, ...]
 #: Scalars with their types, without which 1, 1.0 and true would be the same.
 Identity: TypeAlias = tuple[tuple[type, ...], tuple[Any, ...]]
 
-_TEXT: Final = (str,)
 #: Characters of one path as text. Those of real objects have a few hundred.
 MAX_TEXT: Final = 2000
 # Characters of a name whose text is kept: those of real fields have thirty, and a thousand of them take little memory.
@@ -95,8 +94,6 @@ _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_/:@-][A-Za-z0-9_./:@-]*\Z")
 
 def identity(values: Sequence[Any]) -> Identity | None:
     """What tells an item of a list from the others, given the values of its keys; None if one is no scalar."""
-    if len(values) == 1 and type(values[0]) is str:
-        return _TEXT, (values[0],)
     kinds = tuple([type(value) for value in values])
     return None if dict in kinds or list in kinds else (kinds, tuple(values))
 
