@@ -74,14 +74,14 @@ def _equal_once(old: Any, new: Any, known: Known) -> bool:
 
 
 def _same_objects(old: LazyObject, new: LazyObject) -> bool:
-    if old.raw.keys() != new.raw.keys():
-        return False
     ours, theirs = old.get("metadata"), new.get("metadata")
     # A number that tells most changes, so that nothing larger has to be decoded.
     counted = isinstance(ours, LazyObject) and isinstance(theirs, LazyObject)
     if counted and ours.get("generation") != theirs.get("generation"):
         return False
-    return all(_same_values(old.raw[name], new.raw[name]) for name in old.differing(new))
+    return old.raw.keys() == new.raw.keys() and all(
+        _same_values(old.raw[name], new.raw[name]) for name in old.differing(new)
+    )
 
 
 def _same_values(before: Raw, after: Raw) -> bool:

@@ -62,9 +62,10 @@ def select(changes: Iterable[Change], wanted: Position, ignored: Position | None
             want, leave = _at(wanted, above), _at(ignored, above)
         if want is None:
             continue
-        position = _at(want, path[-1:])
+        last = path[-1:]
+        position = _at(want, last)
         if position is not None:
-            touched = _touched(change, position, _at(leave, path[-1:]))
+            touched = _touched(change, position, _at(leave, last))
             found += touched if len(found) + len(touched) <= MAX_CHANGES else [change] if touched else []
     return found
 
