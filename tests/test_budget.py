@@ -6,6 +6,7 @@ import tracemalloc
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -35,17 +36,20 @@ def many(item: str, bytes_: int = 100_000) -> str:
     return f"[{','.join([item] * (bytes_ // (len(item) + 1)))}]"
 
 
-def keyed(value: str) -> str:
-    items = ",".join(f'"{number:x}":{value}' for number in range(10_000))
+def keyed(value: str, count: int = 10_000) -> str:
+    items = ",".join(f'"{number:x}":{value}' for number in range(count))
     return f"{{{items}}}"
 
 
+WIDE: Final = '"' + "x" * 1000 + '\U0001f600"'
 # What does not grow with a review: a decoder, a few texts.
 SLACK = 150_000
 # One shape of JSON for each way in which a few bytes become many: as old and as new value.
 SHAPES: Mapping[str, tuple[str, str]] = {
     "text": (json.dumps("x" * 100_000), json.dumps("y" * 100_000)),
     "text with one wide character": ('"' + "x" * 100_000 + '\\ud83d\\ude00"', '"' + "y" * 100_000 + '\U0001f600"'),
+    "texts with wide characters in a map": (keyed(WIDE, 100), keyed(f"[{WIDE}]", 100)),
+    "texts with wide characters in a list": (many(WIDE), many(f"[{WIDE}]")),
     "empty maps": (many("{}"), many("[]")),
     "empty lists": (many("[]"), many("[1]")),
     "maps in maps": (many('{"a":{}}'), many('{"a":{"b":1}}')),
