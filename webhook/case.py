@@ -23,7 +23,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     objects: Objects
     now: datetime
     writer: str
-    _found: dict[int, Writer | None] = msgspec.field(default_factory=dict)
+    #: What :meth:`find` has found, by the id of the writers.
+    found: dict[int, Writer | None] = msgspec.field(default_factory=dict)
 
     @property
     def user(self) -> UserInfo:
@@ -33,9 +34,9 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     def find(self, writers: Writers) -> Writer | None:
         """The one of ``writers`` who writes, or None. Most policies have the configuration's, and no others."""
         key = id(writers)
-        if key not in self._found:
-            self._found[key] = writers.find(self.review.user)
-        return self._found[key]
+        if key not in self.found:
+            self.found[key] = writers.find(self.review.user)
+        return self.found[key]
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):

@@ -71,7 +71,7 @@ class BreakGlassUse(msgspec.Struct, frozen=True, kw_only=True):
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict, and all that log, metrics and the person at the keyboard are told of it.
 
-    ``drifted`` are the fields that the object's mark tells of already.
+    ``drifted`` are the fields that the object's mark tells of already, where the write adds to it.
     ``indirect`` says that it is about another object than the one written: the workload of an autoscaler. ``tagged``
     are the violations whose write is to leave a mark on the object.
     """
@@ -134,7 +134,8 @@ def decide(review: Review, snapshot: Snapshot, objects: Objects, now: datetime) 
         return _refused(guard.GUARD, guard.denial(review, account))
 
     trusted = config.trusted.find(user)
-    writer = f"trusted:{trusted.name}" if trusted is not None else _class(config.automation.find(user))
+    automation = config.automation.find(user) if trusted is None else None
+    writer = f"trusted:{trusted.name}" if trusted is not None else _class(automation)
 
     if refusal := own_objects.refusal(review):
         return _refused(own_objects.RULE, refusal, writer)
@@ -145,7 +146,8 @@ def decide(review: Review, snapshot: Snapshot, objects: Objects, now: datetime) 
     if trusted is not None:
         return Decision(allowed=True, writer=writer, managed_by=managed_by(review, snapshot))
 
-    context = Context(review=review, snapshot=snapshot, objects=objects, now=now, writer=writer)
+    known = {id(config.trusted): trusted, id(config.automation): automation}
+    context = Context(review=review, snapshot=snapshot, objects=objects, now=now, writer=writer, found=known)
     candidates = candidates_of(context, review.resource.resource, review.resource.group, review.subresource)
     children = any(candidate.policy.children for candidate in candidates)
     subject = subject_of(review, objects, children=children) if candidates else written(review)
@@ -275,8 +277,9 @@ def _verdict(context: Context, case: Case, judged: Sequence[Judged], use: BreakG
     message = denial(_refusal(context, case, judged, ENFORCE)) if mode == ENFORCE else ""
     warnings = (warning(_refusal(context, case, judged, WARN)),) if mode == WARN else ()
     writer = context.writer if violations else _excused(context, case.meant)
+    allowed = mode != ENFORCE
     return Decision(
-        allowed=mode != ENFORCE,
+        allowed=allowed,
         writer=writer,
         managed_by=case.managed_by,
         mode=mode,
@@ -285,7 +288,8 @@ def _verdict(context: Context, case: Case, judged: Sequence[Judged], use: BreakG
         message=message,
         warnings=warnings,
         audit_annotations=_audit(violations, mode, use),
-        drifted=tags.fields_of(case.subject.old),
+        # Nobody asks of a write that leaves no mark.
+        drifted=tags.fields_of(case.subject.old) if allowed and (violations or use is not None) else (),
     )
 
 
