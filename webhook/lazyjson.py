@@ -31,10 +31,10 @@ class LazyObject(Mapping[str, Any]):
     """An object of Kubernetes as a map that cannot be changed; its ``metadata`` is such a map, too.
 
     ``raw`` has the bytes of each field; ``place`` is where it comes from, for an error. A field that turns out to be no
-    JSON raises :class:`MalformedReview`.
+    JSON raises :class:`MalformedReview`. ``metadata`` is the map of that name once somebody has asked for it.
     """
 
-    __slots__ = ("_compared", "_place", "_typed", "_values", "raw")
+    __slots__ = ("_compared", "_place", "_typed", "_values", "metadata", "raw")
 
     def __init__(self, raw: dict[str, msgspec.Raw], place: str) -> None:
         self.raw = raw
@@ -42,6 +42,7 @@ class LazyObject(Mapping[str, Any]):
         self._values: dict[str, Any] = {}
         self._typed: dict[str, Any] = {}
         self._compared: tuple[LazyObject, list[str]] | None = None
+        self.metadata: LazyObject | None = None
 
     @classmethod
     def of(cls, raw: msgspec.Raw, place: str) -> LazyObject | None:
@@ -75,9 +76,10 @@ class LazyObject(Mapping[str, Any]):
 
     def _metadata(self, raw: msgspec.Raw) -> Any:
         try:
-            return LazyObject(_split(raw), self._place)
+            self.metadata = LazyObject(_split(raw), self._place)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return _decoded(raw, self._place)
+        return self.metadata
 
     def get_as(self, key: str, decode: Callable[[msgspec.Raw], _T]) -> _T | None:
         """A field's value as ``decode``, always the same for it, gives it; None if it is absent or does not fit."""

@@ -27,8 +27,9 @@ def metadata_of(obj: Object | None) -> Mapping[str, Any]:
     """``metadata``; empty for no object."""
     if obj is None:
         return _EMPTY
-    value = obj.get("metadata")
-    return value if type(value) is LazyObject or isinstance(value, dict) else _EMPTY
+    if type(obj) is LazyObject and obj.metadata is not None:
+        return obj.metadata
+    return mapping(obj.get("metadata"))
 
 
 def labels_of(obj: Object | None) -> Mapping[str, Any]:

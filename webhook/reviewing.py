@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 # Seconds that the last lines of a log may take at shutdown: a reader that is there needs milliseconds.
 LOG_SECONDS: Final = 2.0
 
+# Containers made and not freed before the garbage collector looks for cycles among them: some of those are a megabyte.
+# No decision makes any, but hundreds of containers, so by default it looks after each.
+_GARBAGE: Final = 10_000
+
 _log = logging.getLogger(__name__)
 
 
@@ -163,6 +167,7 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_GARBAGE)
 
 
 def log_outputs(config: Settings, turns: Turns | None = None) -> dict[str, Output]:

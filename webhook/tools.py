@@ -56,7 +56,7 @@ class Marker:
     ``names_object`` tells whether the marker's value names the object that carries it; a marker without one is no
     proof on an object that a controller made, since controllers copy their owner's labels to what they create.
 
-    ``first`` is one of them, and whether it is a label: what lacks it needs no closer look.
+    ``first`` is one of their keys: what lacks it needs no closer look.
     ``protected`` are the marker and the tool's opt-outs, as places in an object, and ``written_by`` the managers, both
     made once. Opt-outs count as labels and as annotations: Flux looks in both (fluxcd/pkg, ssa, AnyInMetadata).
     """
@@ -72,14 +72,14 @@ class Marker:
     service_accounts: tuple[str, ...] = ()
     way_out: str
     protected: PathSet = field(init=False, compare=False, repr=False)
-    first: tuple[bool, str] = field(init=False, compare=False, repr=False)
+    first: str = field(init=False, compare=False, repr=False)
     written_by: Globs = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         paths = [("metadata", "labels", key) for key in (*self.labels, *self.opt_outs)]
         paths += [("metadata", "annotations", key) for key in (*self.annotations, *self.opt_outs)]
         object.__setattr__(self, "protected", PathSet(paths))
-        object.__setattr__(self, "first", (bool(self.labels), next(iter(self.labels or self.annotations))))
+        object.__setattr__(self, "first", next(iter(self.labels or self.annotations)))
         object.__setattr__(self, "written_by", Globs(self.managers))
 
 
@@ -270,10 +270,7 @@ def claims(obj: Mapping[str, Any], markers: Iterable[Marker] = MARKERS) -> list[
     if not labels and not annotations:
         return []
     found = []
-    for marker in markers:
-        is_label, key = marker.first
-        if key not in (labels if is_label else annotations):
-            continue
+    for marker in [marker for marker in markers if marker.first in labels or marker.first in annotations]:
         if not (_has(labels, marker.labels) and _has(annotations, marker.annotations)):
             continue
         if marker.names_object is not None:
