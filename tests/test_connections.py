@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import gc
 import http.client
+import random
 import socket
 import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -397,6 +399,26 @@ def test_requests_before_their_answers_are_answered_in_order(prompt_client: Clie
                 assert answers.read(len("long /short 0")) == b"long /short %d" % number
         # Each that another one came after; the last came after one on the long way.
         assert (prompted.completed, prompted.ended) == (1, 1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_request_gets_its_own_answer_whatever_way_it_goes_and_in_whatever_pieces_it_comes(
+    prompt_client: Client, seed: int
+) -> None:
+    chance = random.Random(seed)  # noqa: S311 - for a test that is the same each time
+    asked = [(chance.choice(["/short", "/long"]), chance.randbytes(chance.choice([0, 1, 5000]))) for _ in range(6)]
+    sent = b"".join(post(path, body) for path, body in asked)
+    places = sorted(chance.sample(range(len(sent)), chance.randint(0, 30)))
+    with connected(prompt_client) as connection:
+        for start, end in pairwise([0, *places, len(sent)]):
+            connection.sendall(sent[start:end])
+        with connection.makefile("rb") as answers:
+            for path, body in asked:
+                length = 0
+                while (line := answers.readline().lower()) != b"\r\n":
+                    length = int(line.partition(b":")[2]) if line.startswith(b"content-length") else length
+                way, _, rest = answers.read(length).partition(b" ")
+                assert (way in (b"short", b"long"), rest) == (True, path.encode() + b" " + body)
 
 
 @pytest.mark.parametrize("path", ["/short", "/never"], ids=["before its body is there", "before its answer"])

@@ -75,9 +75,10 @@ class Connection(HttpToolsProtocol):
         self._idle = False
         self._overhead = 0
         self._prompt = self.app if isinstance(self.app, Prompt) else None
-        # A request on its short way, what has come of its body, and whether that is all.
+        # A request on its short way, what has come of its body (in one piece, since it may come byte by byte), and
+        # whether that is all.
         self._call: Call | None = None
-        self._body: list[bytes] = []
+        self._body = bytearray()
         self._is_complete = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -135,7 +136,7 @@ class Connection(HttpToolsProtocol):
         if self._call is None:
             super().on_body(body)
         else:
-            self._body.append(body)
+            self._body += body
 
     def on_message_complete(self) -> None:
         """Leave the rest to the application, unless it has answered already."""
@@ -149,7 +150,7 @@ class Connection(HttpToolsProtocol):
             self._go_long_way()
             return
         self._due = math.inf
-        self._call.complete(self._body[0] if len(self._body) == 1 else b"".join(self._body), self._answered)
+        self._call.complete(bytes(self._body), self._answered)
 
     # The short way
 
@@ -179,7 +180,7 @@ class Connection(HttpToolsProtocol):
 
     def _forget_call(self) -> None:
         self._call = None
-        self._body = []
+        self._body = bytearray()
         self._is_complete = False
 
     # The long way
@@ -190,8 +191,7 @@ class Connection(HttpToolsProtocol):
         cast("Call", self._call).end()
         self._forget_call()
         self._begin_long_way()
-        for piece in body:
-            super().on_body(piece)
+        super().on_body(bytes(body))
         if is_complete:
             self._complete_long_way()
 

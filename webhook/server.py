@@ -188,9 +188,9 @@ class ReviewServer:
         """Decide all, then answer all, and then tell of all: each time the code that does it is at hand already."""
         calls, self._waiting = self._waiting[:MAX_TOGETHER], self._waiting[MAX_TOGETHER:]
         loop = asyncio.get_running_loop()
-        told = len(self._untold)
+        nothing_untold = not self._untold
         answers = [(call.answered, self._at_once(call)) for call in calls if call.answered is not None]
-        if len(self._untold) > told == 0:
+        if nothing_untold and self._untold:
             loop.call_soon(self._tell_all)
         if self._waiting:
             loop.call_soon(self._answer_waiting)
