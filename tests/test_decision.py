@@ -875,6 +875,18 @@ def test_an_object_nested_hundreds_of_levels_deep_has_a_verdict() -> None:
     ]
 
 
+@pytest.mark.parametrize("shapes", ["l", "m", "lm", "mml", "ll" * 2 + "m"])
+def test_a_field_that_becomes_hundreds_of_levels_deep_or_ceases_to_be_has_a_verdict(shapes: str) -> None:
+    nested: Any = 1
+    for level in range(700):
+        nested = [nested] if shapes[level % len(shapes)] == "l" else {"n": nested}
+    document = owned({"f:deep": {}})
+    for other in ("shallow", [], {}, None, ["shallow"], [{"n": 1}], {"n": "shallow"}):
+        for old, new in ((other, nested), (nested, other)):
+            decision = decide(widget({"deep": old}, document), widget({"deep": new}, document))
+            assert [path.partition(".n")[0].partition("[")[0] for path in found(decision)] == ["spec.deep"]
+
+
 def test_an_object_that_is_none_is_a_malformed_review() -> None:
     choices: list[Any] = ["x", 1, [], True]
     for odd in choices:

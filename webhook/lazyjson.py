@@ -155,8 +155,11 @@ def whole(value: Any) -> Any:
     Raises:
         MalformedReview: it is no JSON.
     """
-    if type(value) is list:
-        return [whole(part) for part in value]
+    # The items of a list are maps in parts at most: what is decoded may be as deep as the parser reads.
+    return [_whole_map(item) for item in value] if type(value) is list else _whole_map(value)
+
+
+def _whole_map(value: Any) -> Any:
     if type(value) is dict:
         return {name: decoded(part) for name, part in value.items()} if is_split(value) else value
     return decoded(value)
