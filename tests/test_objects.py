@@ -532,3 +532,25 @@ def test_a_connection_that_the_api_server_closed_while_idle_is_replaced(fake: Fa
     reads.get()
     reads.now = CACHE_SECONDS
     assert reads.get() == DEPLOYMENT
+
+
+def hang_up(handler: http.server.BaseHTTPRequestHandler) -> None:
+    handler.close_connection = True
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_connection_that_is_closed_just_when_it_is_used_again_is_replaced_once(
+    fake: FakeApiServer, reads: Reads
+) -> None:
+    answers = iter([answering(200, DEPLOYMENT), hang_up, answering(200, DEPLOYMENT), hang_up, hang_up])
+
+    def respond(handler: http.server.BaseHTTPRequestHandler) -> None:
+        next(answers)(handler)
+
+    fake.answers[WEB_PATH] = respond
+    reads.get()
+    reads.now = CACHE_SECONDS
+    assert reads.get() == DEPLOYMENT
+    reads.now = 2 * CACHE_SECONDS
+    assert reads.failure() == f"{PREFIX}: the API server cannot be reached (ProtocolError); try again"
+    assert fake.requests == [WEB_PATH] * 5

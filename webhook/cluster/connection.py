@@ -189,7 +189,13 @@ class ApiServer:
         self, method: str, path: str, body: bytes | None, content_type: str | None, deadline: float, accept: str = JSON
     ) -> Answer:
         with _explained():
-            answer = _request(self._logged_in(), method, path, body, content_type, deadline, accept)
+            try:
+                answer = _request(self._logged_in(), method, path, body, content_type, deadline, accept)
+            except urllib3.exceptions.ProtocolError:
+                if method != "GET":
+                    raise
+                # The API server, or what is before it, may close an idle connection just when it is used again.
+                answer = _request(self._logged_in(), method, path, body, content_type, deadline, accept)
         if answer.status == 401:
             self._client = None
         return answer
