@@ -116,10 +116,16 @@ class Harness:
         """Policies in force from now on."""
         self.policies.snapshot = snapshot_of(policies)
 
+    def settle(self) -> None:
+        """Wait until each answer that is out was counted, logged and left to the traces."""
+        wait_for(lambda: self.budget.taken == 0, "what was answered to be told")
+
     def count(self, name: str, **labels: str) -> float | None:
+        self.settle()
         return self.metrics.registry.get_sample_value(name, labels)
 
     def logged(self) -> list[dict[str, Any]]:
+        self.settle()
         self.close()
         return [json.loads(line) for line in self.log_file.read_text().splitlines()]
 
@@ -219,6 +225,7 @@ def test_each_decision_on_validate_is_left_to_the_traces_once(harness: Harness) 
     harness.client.post(review(uid="two", object=deployment(2)))
     harness.client.post(b"{}")
     harness.logged()  # after the traces
+    harness.settle()
     assert harness.traces.left == [("one", False, NOW), ("two", True, NOW)]
 
 
@@ -270,6 +277,7 @@ def test_a_call_of_the_mutating_webhook_is_counted_and_neither_logged_nor_left_t
     harness.post_to_mutate(review())
     harness.post_to_mutate(review(object=deployment(2)))
     assert harness.logged() == []
+    harness.settle()
     assert harness.traces.left == []
     assert harness.count("driftwall_mutations_total", result="patched") == 1
     assert harness.count("driftwall_mutations_total", result="unchanged") == 1
