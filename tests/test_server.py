@@ -547,6 +547,16 @@ def test_a_failure_to_count_or_log_comes_after_the_answer(harness: Harness, monk
     still_decides(harness)
 
 
+def send(harness: Harness, answered: Callable[[bytes | None], None], **changes: Any) -> ShortCall:
+    """Have a review go the short way without a connection."""
+    body = json.dumps(review(**changes)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    call = harness.server.begin(b"/validate?timeout=10s", headers)
+    assert call is not None
+    call.complete(body, answered)
+    return call
+
+
 async def all_told(harness: Harness, at_each_turn: Callable[[], None] = lambda: None) -> None:
     while harness.server.in_flight or harness.budget.taken:
         await asyncio.sleep(0)
@@ -554,16 +564,12 @@ async def all_told(harness: Harness, at_each_turn: Callable[[], None] = lambda: 
 
 
 def test_of_many_reviews_at_once_no_more_than_some_are_decided_before_the_first_is_answered(harness: Harness) -> None:
-    body = json.dumps(review()).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     answered: list[bytes | None] = []
     seen: list[int] = []
 
     async def all_at_once() -> None:
         for _ in range(2 * MAX_TOGETHER + 1):
-            call = harness.server.begin(b"/validate?timeout=10s", headers)
-            assert call is not None
-            call.complete(body, answered.append)
+            send(harness, answered.append)
         await all_told(harness, lambda: seen.append(len(answered)))
 
     asyncio.run(all_at_once())
@@ -573,15 +579,11 @@ def test_of_many_reviews_at_once_no_more_than_some_are_decided_before_the_first_
 
 
 def test_a_review_that_is_given_up_is_neither_answered_nor_counted(harness: Harness) -> None:
-    body = json.dumps(review()).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     answered: list[bytes | None] = []
 
     async def one_of_two() -> None:
         for gives_up in (True, False):
-            call = harness.server.begin(b"/validate", headers)
-            assert call is not None
-            call.complete(body, answered.append)
+            call = send(harness, answered.append)
             if gives_up:
                 call.end()
         await all_told(harness)
@@ -602,11 +604,7 @@ def test_a_failure_to_tell_of_one_decision_is_not_that_of_the_others(
 
     async def both() -> None:
         for uid in ("first", "second"):
-            body = json.dumps(review(uid=uid)).encode()
-            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-            call = harness.server.begin(b"/validate", headers)
-            assert call is not None
-            call.complete(body, lambda _: None)
+            send(harness, lambda _: None, uid=uid)
         await all_told(harness)
 
     monkeypatch.setattr(harness.metrics, "review", count)

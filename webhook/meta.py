@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from webhook.lazyjson import LazyObject
 
 Object = Mapping[str, Any]
 
 _EMPTY: Final[Mapping[str, Any]] = {}
-_MAPS: Final = (dict, LazyObject)
 
 
-def is_map(value: Any) -> bool:
+def is_map(value: Any) -> TypeGuard[Mapping[str, Any]]:
     """Whether ``value`` is a map of an object, be it decoded or not."""
     return type(value) is LazyObject or isinstance(value, dict)
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
     """``value`` if it is a map, else an empty one."""
-    return value if isinstance(value, _MAPS) else _EMPTY
+    return value if is_map(value) else _EMPTY
 
 
 def metadata_of(obj: Object | None) -> Mapping[str, Any]:

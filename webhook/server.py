@@ -124,7 +124,6 @@ class ReviewServer:
         #: Calls that are being read or answered.
         self.in_flight = 0
         self._endpoints: dict[str, Decide | Mutate] = {"/validate": decide, "/mutate": mutate}
-        self._targets = {path.encode(): endpoint for path, endpoint in self._endpoints.items()}
         paths = " or ".join(self._endpoints)
         self._not_found = failure(404, f"there is nothing here; reviews are sent to {paths}")
         self._waiting: list[ShortCall] = []
@@ -164,7 +163,7 @@ class ReviewServer:
 
     def begin(self, target: bytes, headers: list[tuple[bytes, bytes]]) -> ShortCall | None:
         """See :class:`webhook.connections.Prompt`: a review that has a length, and is small."""
-        endpoint = self._targets.get(target.partition(b"?")[0])
+        endpoint = self._endpoints.get(target.partition(b"?")[0].decode("latin-1"))
         if endpoint is None:
             return None
         refusal, length = _looked_at(headers)
@@ -187,13 +186,9 @@ class ReviewServer:
     def _answer_waiting(self) -> None:
         """Decide all, then answer all, and then tell of all: each time the code that does it is at hand already."""
         calls, self._waiting = self._waiting[:MAX_TOGETHER], self._waiting[MAX_TOGETHER:]
-        loop = asyncio.get_running_loop()
-        nothing_untold = not self._untold
         answers = [(call.answered, self._at_once(call)) for call in calls if call.answered is not None]
-        if nothing_untold and self._untold:
-            loop.call_soon(self._tell_all)
         if self._waiting:
-            loop.call_soon(self._answer_waiting)
+            asyncio.get_running_loop().call_soon(self._answer_waiting)
         for answered, response in answers:
             answered(response)
 
@@ -213,6 +208,8 @@ class ReviewServer:
         except BaseException:  # noqa: BLE001 - the long way comes upon it, too, and says what it is
             return None
         self.in_flight -= 1
+        if not self._untold:
+            asyncio.get_running_loop().call_soon(self._tell_all)
         self._untold.append((_Decided(review, outcome, now, time.perf_counter() - started, len(call.body)), call.share))
         return response
 

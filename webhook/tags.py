@@ -67,8 +67,6 @@ def drifted(obj: meta.Object | None) -> PathSet | None:
     Who changes a field takes its ownership in managedFields with it, so that is where the mark alone remembers that the
     field is Git's. Of a place that it does not tell exactly, what is around it is meant.
     """
-    if ANNOTATION not in meta.annotations_of(obj):
-        return None
     fields = fields_of(obj)
     return PathSet(_place(field) for field in fields) if fields else None
 

@@ -18,9 +18,10 @@ import msgspec
 
 from webhook import meta
 from webhook.admission import Review
+from webhook.audit import MAX_TEXT
 from webhook.breakglass import write_time
 from webhook.decision import BreakGlassUse, Decision, Violation
-from webhook.subject import is_namespace
+from webhook.subject import place_of
 from webhook.text import cut, escaped
 
 _T = TypeVar("_T")
@@ -33,8 +34,6 @@ GLASS: Final = {"set": "GlassBroken", "removed": "GlassMended", "used": "WriteUn
 _MAX_MESSAGE: Final = 1024
 # Characters of a name in it: a service account's longest has some more than two names of 253.
 _MAX_NAME: Final = 256
-# Characters of what is remembered of one: more than any name has, and a review may bring megabytes.
-_MAX_TEXT: Final = 1024
 # The time within which a second Event that is like one before is no new one: client-go's.
 _ALIKE: Final = timedelta(seconds=600)
 # About one object, for one reason: client-go's, too. Then one each five minutes.
@@ -146,8 +145,8 @@ def _deed(review: Review, violations: Sequence[Violation]) -> str:
 
 def _involved(review: Review, *, exists: bool) -> Involved:
     """The object; ``exists``: one that is created now will be there."""
-    resource = review.resource
-    kind = _KINDS.get((resource.group, resource.resource), "")
+    ref = place_of(review)
+    kind = _KINDS.get((ref.group, ref.resource), "")
     if not kind and review.subresource in ("", "status"):
         kind = review.kind.kind
     named = review.old
@@ -155,17 +154,17 @@ def _involved(review: Review, *, exists: bool) -> Involved:
     if named is None and exists and not review.subresource:
         named = review.new
     return Involved(
-        group=resource.group,
-        version=resource.version,
+        group=ref.group,
+        version=ref.version,
         kind=kind,
-        namespace="" if is_namespace(review) else review.namespace,
-        name=_text(review.name or meta.metadata_of(review.new).get("generateName")),
+        namespace=ref.namespace,
+        name=_text(ref.name or meta.metadata_of(review.new).get("generateName")),
         uid=_text(meta.metadata_of(named).get("uid")),
     )
 
 
 def _text(value: Any) -> str:
-    return cut(value, _MAX_TEXT) if isinstance(value, str) else ""
+    return cut(value, MAX_TEXT) if isinstance(value, str) else ""
 
 
 class Event:
