@@ -136,12 +136,7 @@ def decoded(value: Any) -> Any:
     Raises:
         MalformedReview: it is no JSON.
     """
-    if type(value) is not msgspec.Raw:
-        return value
-    try:
-        return _decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _decoded(value, "the review")
+    return _decoded(value, "the review") if type(value) is msgspec.Raw else value
 
 
 def is_split(fields: Mapping[str, Any]) -> bool:
