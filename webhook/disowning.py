@@ -9,7 +9,8 @@ from webhook.diff import Change
 from webhook.equality import strictly_equal
 from webhook.fieldpath import Element, Index, Path
 from webhook.globs import Globs
-from webhook.ownership import Fields, HeldValue, as_called, element_of, own_entries, owning
+from webhook.ownership import as_called, own_entries, owning
+from webhook.positions import Fields, HeldValue, element_of
 
 _NOTHING: Final[Fields] = {}
 

@@ -34,9 +34,10 @@ from webhook.foreign import (
 )
 from webhook.globs import Globs
 from webhook.listkeys import Schema
-from webhook.ownership import HeldValue, OwnedFields, field_documents, last_applied
+from webhook.ownership import field_documents, last_applied
 from webhook.patterns import PathSet
 from webhook.policy import Candidate, Policy, Snapshot
+from webhook.positions import HeldValue, OwnedFields
 from webhook.protection import Facts, judge
 from webhook.selection import Position, Union, select
 from webhook.subject import Objects, subject_of

@@ -18,7 +18,8 @@ from webhook.equality import strictly_equal
 from webhook.fieldpath import Item, Member, Path
 from webhook.globs import Globs
 from webhook.listkeys import KEY_DEFAULTS
-from webhook.ownership import Fields, HeldValue, OwnedFields, element_of, last_applied, owns_last_applied
+from webhook.ownership import last_applied, owns_last_applied
+from webhook.positions import Fields, HeldValue, OwnedFields, element_of
 from webhook.tools import LAST_APPLIED
 
 #: The control plane's own names, as the user agents of its programs begin. ``before-first-apply`` is what the API
