@@ -29,7 +29,7 @@ def disowned(old: Mapping[str, Any], new: Mapping[str, Any], managers: Globs, ch
         kept = {bytes(entry.raw) for entry in theirs if entry.api_version == version}
         if all(entry.api_version == version and bytes(entry.raw) in kept for entry in ours):
             return False
-    before, after = [as_called(entry, old) for entry in ours], [as_called(entry, new) for entry in theirs]
+    before, after = [as_called(each, old).node for each in ours], [as_called(each, new).node for each in theirs]
     return _any_lost(before, after, old, new, changes)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 from msgspec import Raw
 
-from webhook.lazyjson import LazyObject, decoded, is_split
+from webhook.lazyjson import LazyMetadata, LazyObject, decoded, is_split
 
 #: What strictly_equal found of pairs of containers, by their ids: for as long as they live.
 Known: TypeAlias = dict[tuple[int, int], bool]
@@ -27,7 +27,9 @@ def strictly_equal(old: Any, new: Any, known: Known | None = None) -> bool:
     if kind is not type(new):
         return False
     if kind is not dict and kind is not list:
-        return _same_objects(old, new) if kind is LazyObject else bool(old == new)
+        if kind is LazyObject or kind is LazyMetadata:
+            return _same_maps(old, new)
+        return bool(old == new)
     if known is not None:
         return _equal_once(old, new, known)
     return bool(old == new) and alike(old, new)
@@ -73,14 +75,15 @@ def _equal_once(old: Any, new: Any, known: Known) -> bool:
     return equal
 
 
-def _same_objects(old: LazyObject, new: LazyObject) -> bool:
+def _same_maps(old: LazyMetadata | LazyObject, new: LazyMetadata | LazyObject) -> bool:
     ours, theirs = old.get("metadata"), new.get("metadata")
     # A number that tells most changes, so that nothing larger has to be decoded.
-    counted = isinstance(ours, LazyObject) and isinstance(theirs, LazyObject)
+    counted = type(ours) is LazyMetadata and type(theirs) is LazyMetadata
     if counted and ours.get("generation") != theirs.get("generation"):
         return False
-    return old.raw.keys() == new.raw.keys() and all(
-        _same_values(old.raw[name], new.raw[name]) for name in old.differing(new)
+    before, after = old.raw, new.raw
+    return before.keys() == after.keys() and all(
+        raw == after[name] or _same_values(raw, after[name]) for name, raw in before.items()
     )
 
 

@@ -6,46 +6,163 @@ is not asked for costs no more than to be skipped, and two objects are compared 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, TypeAlias, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import compress
+from operator import ne
+from typing import Any, Final, TypeAlias
 
 import msgspec
+from msgspec import Raw, Struct, field
 
 from webhook.errors import MalformedReview
 
 NESTED: Final = "the AdmissionReview is nested more deeply than driftwall reads (about 900 levels)"
 
-_T = TypeVar("_T")
-
+_NULL: Final = Raw(b"null")
 _METADATA: Final = "metadata"
 _ABSENT: Final = object()
+#: Stands for the bytes of a field that is not there.
+_NOTHING: Final = Raw()
+_BRACE: Final = ord("{")
 _decode = msgspec.json.Decoder().decode
-_split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_Fields: TypeAlias = dict[str, msgspec.Raw]
+_split = msgspec.json.Decoder(dict[str, Raw]).decode
+_Fields: TypeAlias = dict[str, Raw]
 # Of lists, those of maps and of texts alone: so two parts of one type are the same if Python takes them for equal.
 _Part: TypeAlias = _Fields | list[_Fields | str] | str | int | float | bool | None
 _parts = msgspec.json.Decoder(dict[str, _Part] | list[_Fields | str]).decode
 
 
-class LazyObject(Mapping[str, Any]):
-    """An object of Kubernetes as a map that cannot be changed; its ``metadata`` is such a map, too.
+class Entry(Struct, kw_only=True, dict=True):
+    """One entry of metadata.managedFields. ``raw`` is its fieldsV1, which nobody has to read who finds it unchanged."""
 
-    ``raw`` has the bytes of each field; ``place`` is where it comes from, for an error. A field that turns out to be no
-    JSON raises :class:`MalformedReview`. ``metadata`` is the map of that name once somebody has asked for it.
+    manager: str | None = None
+    operation: str | None = None
+    api_version: str | None = field(name="apiVersion", default=None)
+    subresource: str | None = None
+    raw: Raw = field(name="fieldsV1", default=_NULL)
+
+    @property
+    def has_fields(self) -> bool:
+        """Whether it brings fields."""
+        return memoryview(self.raw)[0] == _BRACE
+
+
+class _ObjectMeta(Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    """All that metadata can have, in the order in which the API server writes it (k8s.io/apimachinery, ObjectMeta)."""
+
+    name: Raw = _NOTHING
+    generate_name: Raw = _NOTHING
+    namespace: Raw = _NOTHING
+    self_link: Raw = _NOTHING
+    uid: Raw = _NOTHING
+    resource_version: Raw = _NOTHING
+    generation: Raw = _NOTHING
+    creation_timestamp: Raw = _NOTHING
+    deletion_timestamp: Raw = _NOTHING
+    deletion_grace_period_seconds: Raw = _NOTHING
+    labels: Raw = _NOTHING
+    annotations: Raw = _NOTHING
+    owner_references: Raw = _NOTHING
+    finalizers: Raw = _NOTHING
+    cluster_name: Raw = _NOTHING
+    managed_fields: list[Entry] = []
+
+
+_MANAGED_FIELDS: Final = "managedFields"
+_OTHER_FIELDS: Final = _ObjectMeta.__struct_encode_fields__[:-1]
+_ATTRIBUTES: Final = dict(zip(_OTHER_FIELDS, _ObjectMeta.__struct_fields__, strict=False))
+_object_meta = msgspec.json.Decoder(_ObjectMeta).decode
+
+
+class LazyMetadata(Mapping[str, Any]):
+    """The metadata of an object as a map that cannot be changed; of managedFields, most of it, no more is read.
+
+    ``entries`` are those of managedFields, and ``own`` is for whoever asks for some of them again and again.
     """
 
-    __slots__ = ("_compared", "_place", "_typed", "_values", "metadata", "raw")
+    __slots__ = ("_compared", "_fields", "_place", "_raw", "_values", "entries", "own")
 
-    def __init__(self, raw: dict[str, msgspec.Raw], place: str) -> None:
+    def __init__(self, raw: Raw, place: str) -> None:
+        """Read it. Raises msgspec.DecodeError for what no API server sends."""
+        self._raw = raw
+        self._place = place
+        self._fields = _object_meta(raw)
+        self._values: dict[str, Any] = {}
+        self._compared: tuple[LazyMetadata, list[str]] | None = None
+        self.entries: Final = self._fields.managed_fields
+        self.own: Final[dict[Any, list[Entry]]] = {}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a field, decoded."""
+        values = self._values
+        value = values.get(key, _ABSENT)
+        if value is not _ABSENT:
+            return value
+        raw = self._part(key)
+        if raw is _NOTHING:
+            return default
+        value = values[key] = _decoded(raw, self._place)
+        return value
+
+    def _part(self, key: str) -> Raw:
+        attribute = _ATTRIBUTES.get(key)
+        if attribute is not None:
+            raw: Raw = getattr(self._fields, attribute)
+            return raw
+        return self.raw.get(key, _NOTHING) if key == _MANAGED_FIELDS else _NOTHING
+
+    @property
+    def raw(self) -> dict[str, Raw]:
+        """The bytes of each field, read anew."""
+        return _split(self._raw)
+
+    def parts(self, names: Iterable[str]) -> dict[str, Raw]:
+        """The bytes of these fields, as far as they are there."""
+        return {name: raw for name in names if (raw := self._part(name)) is not _NOTHING}
+
+    def differing(self, other: LazyMetadata) -> list[str]:
+        """The fields other than managedFields that have other bytes in ``other``, or are in one of both alone."""
+        if self._compared is None or self._compared[0] is not other:
+            ours, theirs = msgspec.structs.astuple(self._fields), msgspec.structs.astuple(other._fields)
+            # managedFields come last.
+            self._compared = other, list(compress(_OTHER_FIELDS, map(ne, ours, theirs)))
+        return self._compared[1]
+
+    def __getitem__(self, key: str) -> Any:
+        value = self.get(key, _ABSENT)
+        if value is _ABSENT:
+            raise KeyError(key)
+        return value
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self._part(key) is not _NOTHING
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.raw)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+
+class LazyObject(Mapping[str, Any]):
+    """An object of Kubernetes as a map that cannot be changed.
+
+    ``raw`` has the bytes of each field; ``place`` is where it comes from, for an error. A field that turns out to be no
+    JSON raises :class:`MalformedReview`. ``metadata`` is that field once somebody has asked for it, unless it is such
+    as no API server sends.
+    """
+
+    __slots__ = ("_compared", "_place", "_values", "metadata", "raw")
+
+    def __init__(self, raw: dict[str, Raw], place: str) -> None:
         self.raw = raw
         self._place = place
         self._values: dict[str, Any] = {}
-        self._typed: dict[str, Any] = {}
         self._compared: tuple[LazyObject, list[str]] | None = None
-        self.metadata: LazyObject | None = None
+        self.metadata: LazyMetadata | None = None
 
     @classmethod
-    def of(cls, raw: msgspec.Raw, place: str) -> LazyObject | None:
+    def of(cls, raw: Raw, place: str) -> LazyObject | None:
         """The object in ``raw``, or None for null.
 
         Raises:
@@ -74,23 +191,17 @@ class LazyObject(Mapping[str, Any]):
         value = values[key] = self._metadata(raw) if key == _METADATA else _decoded(raw, self._place)
         return value
 
-    def _metadata(self, raw: msgspec.Raw) -> Any:
+    def _metadata(self, raw: Raw) -> Any:
         try:
-            self.metadata = LazyObject(_split(raw), self._place)
+            self.metadata = LazyMetadata(raw, self._place)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return _decoded(raw, self._place)
         return self.metadata
 
-    def get_as(self, key: str, decode: Callable[[msgspec.Raw], _T]) -> _T | None:
-        """A field's value as ``decode``, always the same for it, gives it; None if it is absent or does not fit."""
-        if key not in self._typed:
-            raw = self.raw.get(key)
-            try:
-                self._typed[key] = None if raw is None else decode(raw)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                self._typed[key] = None
-        found: _T | None = self._typed[key]
-        return found
+    def parts(self, names: Iterable[str]) -> dict[str, Raw]:
+        """The bytes of these fields, as far as they are there."""
+        raw = self.raw
+        return {name: raw[name] for name in names if name in raw}
 
     def differing(self, other: LazyObject) -> list[str]:
         """The fields that have other bytes in ``other``, or are there in one of both alone."""
@@ -118,7 +229,7 @@ class LazyObject(Mapping[str, Any]):
         return len(self.raw)
 
 
-def split(one: msgspec.Raw, other: msgspec.Raw) -> tuple[Any, Any]:
+def split(one: Raw, other: Raw) -> tuple[Any, Any]:
     """Two values, both in parts: what is two levels further down is not decoded. If one does not fit that, both are.
 
     Raises:
@@ -136,12 +247,12 @@ def decoded(value: Any) -> Any:
     Raises:
         MalformedReview: it is no JSON.
     """
-    return _decoded(value, "the review") if type(value) is msgspec.Raw else value
+    return _decoded(value, "the review") if type(value) is Raw else value
 
 
 def is_split(fields: Mapping[str, Any]) -> bool:
     """Whether the values of a map are not decoded yet."""
-    return type(next(iter(fields.values()), None)) is msgspec.Raw
+    return type(next(iter(fields.values()), None)) is Raw
 
 
 def whole(value: Any) -> Any:
@@ -160,7 +271,7 @@ def _whole_map(value: Any) -> Any:
     return decoded(value)
 
 
-def _decoded(raw: msgspec.Raw, place: str) -> Any:
+def _decoded(raw: Raw, place: str) -> Any:
     try:
         return _decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
 from webhook import meta
 from webhook.globs import Globs
-from webhook.lazyjson import LazyObject, decoded
+from webhook.lazyjson import Entry, LazyMetadata, decoded
 from webhook.positions import Fields, HeldValue, OwnedFields, element_of
 from webhook.selection import Position, union
 from webhook.tools import DECLARED_FIELDS, LAST_APPLIED
 
-_NULL: Final = msgspec.Raw(b"null")
-_BRACE: Final = ord("{")
 # fieldsV1 documents that are kept decoded: both webhooks are shown one and the same for each write, and so is every
 # write to an object until its tool applies it anew. Those of real objects have hundreds of bytes, and take ten times as
 # much decoded.
@@ -28,37 +26,19 @@ _KEPT: Final = 128
 _KEPT_BYTES: Final = 4096
 
 
-class Entry(msgspec.Struct, kw_only=True, dict=True):
-    """One entry of metadata.managedFields. ``raw`` is its fieldsV1, which nobody has to read who finds it unchanged."""
+def document(entry: Entry) -> OwnedFields:
+    """The fieldsV1 document of an entry as a position."""
+    kept = entry.__dict__
+    found: OwnedFields | None = kept.get("document")
+    if found is None:
+        raw = bytes(entry.raw)
+        found = kept["document"] = _kept_document(raw) if len(raw) <= _KEPT_BYTES else _document(raw)
+    return found
 
-    manager: str | None = None
-    operation: str | None = None
-    api_version: str | None = msgspec.field(name="apiVersion", default=None)
-    subresource: str | None = None
-    raw: msgspec.Raw = msgspec.field(name="fieldsV1", default=_NULL)
 
-    @property
-    def has_fields(self) -> bool:
-        """Whether it brings fields."""
-        return memoryview(self.raw)[0] == _BRACE
-
-    @property
-    def document(self) -> OwnedFields:
-        """The fieldsV1 document as a position."""
-        found: OwnedFields | None = self.__dict__.get("document")
-        if found is None:
-            raw = bytes(self.raw)
-            found = self.__dict__["document"] = _kept_document(raw) if len(raw) <= _KEPT_BYTES else _document(raw)
-        return found
-
-    @property
-    def fields(self) -> Fields:
-        """The fieldsV1 document."""
-        return self.document.node
-
-    def is_of(self, managers: Globs) -> bool:
-        """Whether it belongs to one of ``managers``."""
-        return managers.matches(self.manager or "")
+def _is_of(entry: Entry, managers: Globs) -> bool:
+    """Whether an entry belongs to one of ``managers``."""
+    return managers.matches(entry.manager or "")
 
 
 def _document(raw: bytes) -> OwnedFields:
@@ -68,32 +48,15 @@ def _document(raw: bytes) -> OwnedFields:
 _kept_document: Final = lru_cache(maxsize=_KEPT)(_document)
 
 _decode: Final = msgspec.json.Decoder().decode
-_decode_entries: Final = msgspec.json.Decoder(list[Entry]).decode
-
-
-class _Entries(NamedTuple):
-    every: Sequence[Entry]
-    #: Those of the object itself that are of some managers, and bring fields.
-    own: dict[Globs, list[Entry]]
-
-
-def _read(raw: msgspec.Raw) -> _Entries:
-    return _Entries(_decode_entries(raw), {})
-
-
-def _entries(obj: Mapping[str, Any] | None) -> _Entries:
-    metadata = meta.metadata_of(obj)
-    if isinstance(metadata, LazyObject):
-        found = metadata.get_as("managedFields", _read)
-        if found is not None:
-            return found
-    # Of an odd shape, or an object that was looked up.
-    return _Entries([_entry(value) for value in meta.managed_entries(obj)], {})
 
 
 def entries(obj: Mapping[str, Any] | None) -> Sequence[Entry]:
     """All of metadata.managedFields; empty if there are none."""
-    return _entries(obj).every
+    metadata = meta.metadata_of(obj)
+    if type(metadata) is LazyMetadata:
+        return metadata.entries
+    # Such as no API server sends, or of an object that was looked up.
+    return [_entry(value) for value in meta.managed_entries(obj)]
 
 
 def _entry(value: Mapping[str, Any]) -> Entry:
@@ -105,7 +68,7 @@ def _entry(value: Mapping[str, Any]) -> Entry:
 
 def managed_fields(obj: Mapping[str, Any] | None) -> list[Entry]:
     """The entries of metadata.managedFields that bring fields."""
-    return [entry for entry in _entries(obj).every if entry.has_fields]
+    return [entry for entry in entries(obj) if entry.has_fields]
 
 
 def field_documents(objects: Iterable[Mapping[str, Any] | None], managers: Globs) -> tuple[list[Fields], list[Fields]]:
@@ -113,8 +76,8 @@ def field_documents(objects: Iterable[Mapping[str, Any] | None], managers: Globs
     tiers: tuple[list[Fields], list[Fields]] = ([], [])
     for obj in objects:
         for entry in managed_fields(obj):
-            tier = tiers[0 if entry.is_of(managers) else 1]
-            if (fields := entry.fields) not in tier:
+            tier = tiers[0 if _is_of(entry, managers) else 1]
+            if (fields := document(entry).node) not in tier:
                 tier.append(fields)
     return tiers
 
@@ -125,33 +88,37 @@ def owned(obj: Mapping[str, Any], managers: Globs) -> list[Fields]:
     An ``Update`` entry that also owns last-applied-configuration is a client-side apply: it holds the server's
     defaults too, and the annotation says what was declared.
     """
-    return [fields for _, fields in _declaring(obj, managers)]
+    return [found.node for found in _declaring(obj, managers)]
 
 
-def _declaring(obj: Mapping[str, Any], managers: Globs) -> list[tuple[Entry, Fields]]:
+def _declaring(obj: Mapping[str, Any], managers: Globs) -> list[OwnedFields]:
     return [
-        (entry, as_called(entry, obj))
+        as_called(entry, obj)
         for entry in own_entries(obj, managers)
-        if entry.operation == "Apply" or not owns_last_applied(entry.fields)
+        if entry.operation == "Apply" or not owns_last_applied(document(entry).node)
     ]
 
 
 def own_entries(obj: Mapping[str, Any], managers: Globs) -> list[Entry]:
     """The entries of ``managers`` in the object's managedFields, but for those of its subresources."""
-    entries = _entries(obj)
-    own = entries.own.get(managers)
+    metadata = meta.metadata_of(obj)
+    known = metadata.own if type(metadata) is LazyMetadata else {}
+    own = known.get(managers)
     if own is None:
-        own = [e for e in entries.every if not e.subresource and e.is_of(managers) and e.has_fields]
-        entries.own[managers] = own
+        own = [e for e in entries(obj) if not e.subresource and _is_of(e, managers) and e.has_fields]
+        known[managers] = own
     return own
 
 
-def as_called(entry: Entry, obj: Mapping[str, Any]) -> Fields:
+def as_called(entry: Entry, obj: Mapping[str, Any]) -> OwnedFields:
     """The fields of an entry as they are called in ``obj``."""
-    fields, version = entry.fields, obj.get("apiVersion")
+    found, version = document(entry), obj.get("apiVersion")
+    fields = found.node
     if version == "v1" and obj.get("kind") == "Secret":
         fields = _string_data(fields)
-    return fields if entry.api_version == version else _widened(fields, obj)
+    if entry.api_version != version:
+        fields = _widened(fields, obj)
+    return found if fields is found.node else OwnedFields(fields)
 
 
 def declared(obj: Mapping[str, Any], managers: Globs, *, config_sync: bool = False) -> Position | None:
@@ -159,11 +126,7 @@ def declared(obj: Mapping[str, Any], managers: Globs, *, config_sync: bool = Fal
 
     ``config_sync`` takes in the annotation declared-fields, which counts on an object of Config Sync alone.
     """
-    positions: list[Position] = [
-        entry.document if fields is entry.fields else OwnedFields(fields)
-        for entry, fields in _declaring(obj, managers)
-        if fields
-    ]
+    positions: list[Position] = [found for found in _declaring(obj, managers) if found.node]
     if (applied := last_applied(obj, managers)) is not None:
         positions.append(HeldValue(applied))
     if config_sync and (fields := _annotated(obj, DECLARED_FIELDS)):
@@ -185,7 +148,8 @@ def owning(obj: Mapping[str, Any]) -> list[Fields]:
     return [
         fields
         for entry in managed_fields(obj)
-        if isinstance(metadata := (fields := entry.fields).get("f:metadata"), dict) and "f:ownerReferences" in metadata
+        if isinstance(metadata := (fields := document(entry).node).get("f:metadata"), dict)
+        and "f:ownerReferences" in metadata
     ]
 
 
@@ -201,9 +165,9 @@ def last_applied(obj: Mapping[str, Any], managers: Globs) -> Fields | None:
     applied = _annotated(obj, LAST_APPLIED)
     if applied is None:
         return None
-    owners = [entry for entry in managed_fields(obj) if owns_last_applied(entry.fields)]
+    owners = [entry for entry in managed_fields(obj) if owns_last_applied(document(entry).node)]
     # Left behind by a person's kubectl apply: it tells what that person declared, not what the tool did.
-    if owners and not any(entry.is_of(managers) for entry in owners):
+    if owners and not any(_is_of(entry, managers) for entry in owners):
         return None
     if obj.get("kind") == "Secret" and isinstance(applied.get("stringData"), dict):
         data = applied.get("data")

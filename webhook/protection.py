@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Final
 
 import msgspec
@@ -13,7 +13,7 @@ from webhook.case import Case, Context
 from webhook.diff import Change, differences
 from webhook.disowning import disowned, disowned_child
 from webhook.globs import Globs
-from webhook.lazyjson import LazyObject
+from webhook.lazyjson import LazyMetadata, LazyObject
 from webhook.listkeys import Schema
 from webhook.ownership import declared, field_documents, made_by_controller
 from webhook.patterns import PathSet
@@ -45,6 +45,7 @@ _SERVER_METADATA: Final = frozenset(
     }
 )
 _STATUS: Final = frozenset({"status"})
+_LAZY: Final = frozenset({LazyObject, LazyMetadata})
 _NO_NOISE: Final[frozenset[str]] = frozenset()
 
 
@@ -206,23 +207,12 @@ def _changes(review: Review, subject: Subject, managers: Globs) -> list[Change]:
     return differences(before, after, schema)
 
 
-def _differing(
-    old: Mapping[str, Any], new: Mapping[str, Any], noise: Set[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields of both that may have changed, and are none of ``noise``; not decoded where neither is."""
-    if isinstance(old, LazyObject) and isinstance(new, LazyObject):
-        names: Iterable[str] = old.differing(new)
-        old, new = old.raw, new.raw
-    else:
-        names = {**old, **new}
-    before: dict[str, Any] = {}
-    after: dict[str, Any] = {}
-    for name in names:
-        if name not in noise:
-            if name in old:
-                before[name] = old[name]
-            if name in new:
-                after[name] = new[name]
+def _differing(old: Any, new: Any, noise: Set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of two maps that may have changed, and are none of ``noise``; not decoded where neither map is."""
+    if type(old) is type(new) and type(old) in _LAZY:
+        names = [name for name in old.differing(new) if name not in noise]
+        return old.parts(names), new.parts(names)
+    before, after = ({name: side[name] for name in side if name not in noise} for side in (old, new))
     return before, after
 
 

@@ -14,7 +14,7 @@ import msgspec
 from webhook import meta
 from webhook.errors import MalformedReview
 from webhook.globs import Globs
-from webhook.lazyjson import LazyObject
+from webhook.lazyjson import LazyMetadata, LazyObject
 from webhook.listkeys import canonical_group
 from webhook.patterns import PathSet
 
@@ -298,13 +298,13 @@ def bear_the_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two objects bear the same marks, as far as their bytes tell: then :func:`claims` are the same, too."""
     ours, theirs = one.get("metadata"), other.get("metadata")
     if not (
-        isinstance(one, LazyObject)
-        and isinstance(other, LazyObject)
-        and isinstance(ours, LazyObject)
-        and isinstance(theirs, LazyObject)
+        type(one) is LazyObject
+        and type(other) is LazyObject
+        and type(ours) is LazyMetadata
+        and type(theirs) is LazyMetadata
     ):
         return False
-    if "ownerReferences" in ours.raw or "ownerReferences" in theirs.raw:
+    if "ownerReferences" in ours or "ownerReferences" in theirs:
         return False  # then it counts who wrote to them
     return _KIND.isdisjoint(one.differing(other)) and _NAMES_AND_MARKS.isdisjoint(ours.differing(theirs))
 
