@@ -184,7 +184,7 @@ def _weigh(context: Context, subject: Subject, candidates: Sequence[Candidate]) 
     glass = glass_work(context, case) if remarked else None
     retagged = remarked and new is not None and tags.changed(old, new)
     if not meant and glass is None:
-        return Decision(allowed=True, writer=_excused(context, candidates), managed_by=case.managed_by)
+        return _allowed(context, case, candidates)
     decision = _conclude(context, case, glass, _GLASS_AND_TAGS)
     if retagged and not (
         decision.tagged and tags.is_ours(subject.new, drift_of(context.review, decision, context.now))
@@ -214,8 +214,14 @@ def _excused(context: Context, candidates: Iterable[Candidate]) -> str:
 # ── the answer ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _allowed(context: Context, case: Case, candidates: Iterable[Candidate]) -> Decision:
+    return Decision(allowed=True, writer=_excused(context, candidates), managed_by=case.managed_by)
+
+
 def _conclude(context: Context, case: Case, glass: GlassWork | None, settled: PathSet) -> Decision:
     judged = judge(context, case, settled)
+    if glass is None and not judged:
+        return _allowed(context, case, case.meant)
     if glass is not None and glass.refused:
         return _verdict(context, case, _with_refusal(context, case, judged, glass.finding), None)
     opened: list[Judged] = []
@@ -266,14 +272,14 @@ def _violation(each: Judged) -> Violation:
         name=each.policy.name,
         mode=each.policy.mode,
         verdict=_VERDICTS[each.policy.mode],
-        fields=tuple(FieldChange(path=path_of(finding), change=finding.operation) for finding in each.findings),
+        fields=tuple([FieldChange(path=path_of(finding), change=finding.operation) for finding in each.findings]),
     )
 
 
 def _verdict(context: Context, case: Case, judged: Sequence[Judged], use: BreakGlassUse | None) -> Decision:
     """Step 7: the strictest mode among what is violated."""
-    violations = tuple(_violation(each) for each in judged)
-    mode = max((violation.mode for violation in violations), key=STRICTNESS.__getitem__, default=None)
+    violations = tuple([_violation(each) for each in judged])
+    mode = max([violation.mode for violation in violations], key=STRICTNESS.__getitem__, default=None)
     message = denial(_refusal(context, case, judged, ENFORCE)) if mode == ENFORCE else ""
     warnings = (warning(_refusal(context, case, judged, WARN)),) if mode == WARN else ()
     writer = context.writer if violations else _excused(context, case.meant)
@@ -320,8 +326,8 @@ def _refused(name: str, message: str, writer: str = "untrusted") -> Decision:
 def _refusal(context: Context, case: Case, judged: Sequence[Judged], mode: str) -> Refusal:
     told = [each for each in judged if each.policy.mode == mode]
     findings: list[Finding] = [finding for each in told for finding in each.findings]
-    rules = [each.policy.break_glass for each in told]
-    glass = [rule for rule in dict.fromkeys(rules) if rule is not None]
+    rules = dict.fromkeys([each.policy.break_glass for each in told])
+    glass = [rule for rule in rules if rule is not None]
     return Refusal(
         subject=case.subject,
         user=context.user.username,
@@ -330,6 +336,6 @@ def _refusal(context: Context, case: Case, judged: Sequence[Judged], mode: str) 
         owner=case.owner,
         findings=findings,
         policies=[each.policy for each in told],
-        glass=glass if len(glass) == len(set(rules)) else (),
+        glass=glass if len(glass) == len(rules) else (),
         may_break=all(rule.names(context.user) for rule in glass),
     )

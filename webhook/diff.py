@@ -35,11 +35,12 @@ MAX_CHANGES: Final = 1000
 #: Levels of which each compares all below it, at C speed: a CronJob's environment variable is 12 deep. Further down,
 #: what is equal is remembered instead, so that a hostile object of hundreds of levels is not read as many times.
 QUICK_LEVELS: Final = 16
-#: Bytes of a value that are looked at closer, and of a part of it: a Deployment has 29 for each of its fields, and an
-#: undecoded value takes 56 of memory.
+#: Bytes of two values that are looked at closer, and of a part of one: a Deployment has 29 for each of its fields, and
+#: an undecoded value takes 56 of memory.
 _MUCH: Final = 16 * 1024
 _SMALL_PART: Final = 16
-_CONTAINERS: Final = frozenset({dict, list})
+#: Types of which no value is equal to one of another type.
+_EXACT: Final = frozenset({str, Raw})
 
 
 class _Scope(NamedTuple):
@@ -227,16 +228,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], schema: Schema) 
     """
     changes: list[Change] = []
     scope = _Scope(schema, {})
-    pairs = _differing_fields(old, new, (), False, len(old) + len(new)) or []
-    is_much = any(_is_large(before) or _is_large(after) for _, before, after, _ in pairs)
-    waiting: deque[_Pair | Change] = deque(pairs)
+    waiting: deque[_Pair | Change] = deque(_differing_fields(old, new, (), False, len(old) + len(new)) or ())
     while waiting:
         pair = waiting.popleft()
         room = MAX_CHANGES - len(changes) - len(waiting)
         if isinstance(pair, Change):
             change = pair
         else:
-            further = _inside(pair, schema, room, is_much) if len(pair[0]) < QUICK_LEVELS else None
+            further = _inside(pair, schema, room) if len(pair[0]) < QUICK_LEVELS else None
             if further is not None:
                 waiting += further
                 continue
@@ -255,14 +254,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], schema: Schema) 
 _Pair: TypeAlias = tuple[Path, Any, Any, bool]
 
 
-def _inside(pair: _Pair, schema: Schema, room: int, is_much: bool) -> list[_Pair] | None:
-    """What differs one level down, by bytes as long as they tell; None if nothing is there, or more than ``room``.
-
-    ``is_much`` says that some of what is compared is large.
-    """
+def _inside(pair: _Pair, schema: Schema, room: int) -> list[_Pair] | None:
+    """What differs one level down, by bytes as long as they tell; None if nothing is there, or more than ``room``."""
     path, old, new, is_shared = pair
     if type(old) is Raw and type(new) is Raw:
-        if is_much and (_is_dense(old) or _is_dense(new)):
+        if len(memoryview(old)) + len(memoryview(new)) > _MUCH and (_is_dense(old) or _is_dense(new)):
             old, new = decoded(old), decoded(new)
         else:
             old, new = split(old, new)
@@ -290,9 +286,8 @@ def _differing_fields(
     in_both = len(old)
     for name, value in old.items():
         other = new.get(name, ABSENT)
-        # Most values are the same, and most of them no containers.
-        kind = type(value)
-        if value == other and kind is type(other) and (kind not in _CONTAINERS or alike(value, other)):
+        # Most values are the same, and most of them texts, or not decoded.
+        if value == other and (type(value) in _EXACT or alike(value, other)):
             continue
         if other is ABSENT:
             in_both -= 1
@@ -305,15 +300,8 @@ def _differing_fields(
 
 
 def _is_dense(raw: Raw) -> bool:
-    """Whether this is much, in very small parts: undecoded they would take more memory than decoded."""
-    return _is_large(raw) and bytes(raw).count(b",") * _SMALL_PART > len(memoryview(raw))
-
-
-def _is_large(value: Any) -> bool:
-    """Whether this, or a field of it (metadata comes in parts), is much that is not decoded yet."""
-    if type(value) is Raw:
-        return len(memoryview(value)) > _MUCH
-    return type(value) is dict and any(type(part) is Raw and _is_large(part) for part in value.values())
+    """Whether this comes in very small parts: undecoded they would take more memory than decoded."""
+    return bytes(raw).count(b",") * _SMALL_PART > len(memoryview(raw))
 
 
 #: What tells an item of a list from the others: most have a name.
@@ -346,8 +334,12 @@ def _places(old: list[Any], new: list[Any], list_type: ListType) -> list[_Place]
 def _by_key(items: list[Any], list_type: ListType) -> dict[_Key, list[Any]] | None:
     """The items by what tells them apart, whatever its type is; None if one has no such thing."""
     found: dict[_Key, list[Any]] = {}
+    name = list_type[0] if len(list_type) == 1 else ""
     for item in items:
-        key = _key(item, list_type)
+        # Most have a name.
+        key = decoded(item[name]) if type(item) is dict and name in item else None
+        if type(key) is not str:
+            key = _key(item, list_type)
         if key is None:
             return None
         if key in found:

@@ -20,12 +20,14 @@ def is_glob(text: str) -> bool:
 class Glob:
     """One pattern, compiled. Raises ValueError for one longer than 1,000 characters.
 
+    ``prefix`` is what every text that matches begins with.
+
     Time is linear in the text, whatever the pattern: see :mod:`webhook.regexes`.
     """
 
     text: str
+    prefix: str = field(init=False, repr=False, compare=False)
     _pattern: Pattern | None = field(init=False, repr=False, compare=False)
-    _prefix: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.text) > MAX_LENGTH:
@@ -33,14 +35,14 @@ class Glob:
         object.__setattr__(self, "_pattern", _compile(self.text) if is_glob(self.text) else None)
         prefix = self.text.partition("*")[0].partition("?")[0]
         # What stands for half a surrogate pair is not compared here: see regexes.
-        object.__setattr__(self, "_prefix", prefix.partition("\ufffd")[0])
+        object.__setattr__(self, "prefix", prefix.partition("\ufffd")[0])
 
     def matches(self, text: str) -> bool:
         """Whether the pattern matches the whole of ``text``."""
         if self._pattern is None:
             return self.text == text
         # Most texts differ from the pattern at once, which costs a tenth of asking it.
-        return text.startswith(self._prefix) and self._pattern.matches(text)
+        return text.startswith(self.prefix) and self._pattern.matches(text)
 
     def __str__(self) -> str:
         return self.text
@@ -52,22 +54,21 @@ class Globs:
     ``patterns`` is what was given, sorted and without repetitions. Raises ValueError as :class:`Glob` does.
     """
 
-    __slots__ = ("_exact", "_globs", "_hash", "patterns")
+    __slots__ = ("_exact", "_globs", "_hash", "_prefixes", "patterns")
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
         self.patterns = tuple(sorted(set(patterns)))
         self._exact = frozenset(pattern for pattern in self.patterns if not is_glob(pattern))
         self._globs = tuple(Glob(pattern) for pattern in self.patterns if is_glob(pattern))
+        self._prefixes = tuple(glob.prefix for glob in self._globs)
         self._hash = hash(self.patterns)
 
     def matches(self, text: str) -> bool:
         """Whether any pattern matches the whole of ``text``; no pattern matches nothing."""
-        if text in self._exact:
-            return True
-        for glob in self._globs:  # noqa: SIM110 - this is asked for each manager of each object, and any() takes longer
-            if glob.matches(text):
-                return True
-        return False
+        # Most texts differ from all patterns at once, which one look tells.
+        return text in self._exact or (
+            text.startswith(self._prefixes) and any(glob.matches(text) for glob in self._globs)
+        )
 
     def __bool__(self) -> bool:
         return bool(self.patterns)

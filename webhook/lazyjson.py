@@ -77,7 +77,7 @@ _object_meta = msgspec.json.Decoder(_ObjectMeta).decode
 class LazyMetadata(Mapping[str, Any]):
     """The metadata of an object as a map that cannot be changed; of managedFields, most of it, no more is read.
 
-    ``entries`` are those of managedFields, and ``own`` is for whoever asks for some of them again and again.
+    ``entries`` are those of managedFields, and ``own`` is for those of some managers, once somebody has asked for them.
     """
 
     __slots__ = ("_compared", "_fields", "_place", "_raw", "_values", "entries", "own")
@@ -90,7 +90,7 @@ class LazyMetadata(Mapping[str, Any]):
         self._values: dict[str, Any] = {}
         self._compared: tuple[LazyMetadata, list[str]] | None = None
         self.entries: Final = self._fields.managed_fields
-        self.own: Final[dict[Any, list[Entry]]] = {}
+        self.own: Final[dict[tuple[str, ...], list[Entry]]] = {}
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a field, decoded."""
@@ -247,7 +247,12 @@ def decoded(value: Any) -> Any:
     Raises:
         MalformedReview: it is no JSON.
     """
-    return _decoded(value, "the review") if type(value) is Raw else value
+    if type(value) is not Raw:
+        return value
+    try:
+        return _decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _decoded(value, "the review")
 
 
 def is_split(fields: Mapping[str, Any]) -> bool:

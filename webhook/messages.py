@@ -72,7 +72,8 @@ def denial(refusal: Refusal) -> str:
     else:
         verb = subject.verb or ("create" if refusal.creation else "")
         head.append(f"{who} may not {verb} it with:" if verb else f"{who} may not change{via}:")
-        fields = list(dict.fromkeys(f"  {_line(finding, secret=refusal.secret)}" for finding in refusal.findings))
+        secret = refusal.secret
+        fields = list(dict.fromkeys([f"  {_line(finding, secret=secret)}" for finding in refusal.findings]))
     tail = [f"Policy {_policy(policy)}" for policy in refusal.policies[:_MAX_POLICIES]]
     if more := refusal.policies[_MAX_POLICIES:]:
         tail.append(f"and policies {_clip(', '.join(policy.name for policy in more), _MAX_TEXT)}")
@@ -163,7 +164,7 @@ def _glass(refusal: Refusal) -> list[str]:
 
 
 def _clip(text: str, limit: int) -> str:
-    return cut(escaped(text), limit)
+    return text if len(text) <= limit and text.isprintable() else cut(escaped(text), limit)
 
 
 def _fit(head: list[str], fields: list[str], tail: list[str]) -> str:

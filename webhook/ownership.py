@@ -36,11 +36,6 @@ def document(entry: Entry) -> OwnedFields:
     return found
 
 
-def _is_of(entry: Entry, managers: Globs) -> bool:
-    """Whether an entry belongs to one of ``managers``."""
-    return managers.matches(entry.manager or "")
-
-
 def _document(raw: bytes) -> OwnedFields:
     return OwnedFields(decoded(msgspec.Raw(raw)))
 
@@ -76,7 +71,7 @@ def field_documents(objects: Iterable[Mapping[str, Any] | None], managers: Globs
     tiers: tuple[list[Fields], list[Fields]] = ([], [])
     for obj in objects:
         for entry in managed_fields(obj):
-            tier = tiers[0 if _is_of(entry, managers) else 1]
+            tier = tiers[0 if managers.matches(entry.manager or "") else 1]
             if (fields := document(entry).node) not in tier:
                 tier.append(fields)
     return tiers
@@ -103,10 +98,10 @@ def own_entries(obj: Mapping[str, Any], managers: Globs) -> list[Entry]:
     """The entries of ``managers`` in the object's managedFields, but for those of its subresources."""
     metadata = meta.metadata_of(obj)
     known = metadata.own if type(metadata) is LazyMetadata else {}
-    own = known.get(managers)
+    own = known.get(managers.patterns)
     if own is None:
-        own = [e for e in entries(obj) if not e.subresource and _is_of(e, managers) and e.has_fields]
-        known[managers] = own
+        own = [e for e in entries(obj) if not e.subresource and managers.matches(e.manager or "") and e.has_fields]
+        known[managers.patterns] = own
     return own
 
 
@@ -167,7 +162,7 @@ def last_applied(obj: Mapping[str, Any], managers: Globs) -> Fields | None:
         return None
     owners = [entry for entry in managed_fields(obj) if owns_last_applied(document(entry).node)]
     # Left behind by a person's kubectl apply: it tells what that person declared, not what the tool did.
-    if owners and not any(_is_of(entry, managers) for entry in owners):
+    if owners and not any(managers.matches(entry.manager or "") for entry in owners):
         return None
     if obj.get("kind") == "Secret" and isinstance(applied.get("stringData"), dict):
         data = applied.get("data")

@@ -149,7 +149,7 @@ def judge(context: Context, case: Case, settled: PathSet) -> list[Judged]:
     What is protected on every managed object is one fact, however many policies select it: the strictest tells it.
     ``settled`` are places that were judged elsewhere.
     """
-    known: dict[Globs, Facts] = {}
+    known: dict[tuple[str, ...], Facts] = {}
     own: dict[str, Sequence[Finding]] = {}
     base: dict[str, list[Finding]] = {}
     judged: list[Policy] = []
@@ -161,17 +161,18 @@ def judge(context: Context, case: Case, settled: PathSet) -> list[Judged]:
             violated = policy.deletion and candidate.whole
         else:
             names = policy.managers(markers)
-            if (facts := known.get(names)) is None:
-                facts = known[names] = Facts(review, subject, case.claims, names)
+            if (facts := known.get(names.patterns)) is None:
+                facts = known[names.patterns] = Facts(review, subject, case.claims, names)
             automation = context.find(policy.automation)
             allowance = automation.fields if automation is not None else None
             intruded = candidate.whole and subject.intrusion and bool(subject.owners)
             own[policy.name] = facts.changes if intruded else _own(candidate, subject, facts, settled, allowance)
-            base[policy.name] = facts.base(settled, allowance)
-            violated = intruded or bool(own[policy.name] or base[policy.name])
+            if always := facts.base(settled, allowance):
+                base[policy.name] = always
+            violated = intruded or bool(own[policy.name] or always)
         if violated and _in_selected_namespace(review, policy, subject, context.objects):
             judged.append(policy)
-    guardian = min((p for p in judged if base.get(p.name)), key=guardian_rank, default=None)
+    guardian = min((p for p in judged if p.name in base), key=guardian_rank, default=None) if base else None
     result = []
     for policy in judged:
         findings = list(own.get(policy.name, ()))
@@ -193,7 +194,8 @@ def _changes(review: Review, subject: Subject, managers: Globs) -> list[Change]:
 
     The status is left out unless it is an ordinary field of the kind.
     """
-    old, new = ({} if side is None else side for side in (subject.old, subject.new))
+    old: Mapping[str, Any] = {} if subject.old is None else subject.old
+    new: Mapping[str, Any] = {} if subject.new is None else subject.new
     schema = Schema.told_by(subject.group, subject.kind, lambda: field_documents((old, new), managers))
     before, after = _differing(old, new, _NO_NOISE if _status_is_ordinary(review, subject) else _STATUS)
     ours: Any = old.get("metadata")

@@ -54,7 +54,8 @@ def select(changes: Iterable[Change], wanted: Position, ignored: Position | None
     found: list[Change] = []
     # Changes come side by side: what holds one often holds the next.
     above: Path = ()
-    want, leave = _at(wanted, above), _at(ignored, above)
+    want: Position | None = wanted
+    leave = ignored
     for change in changes:
         path = change.path
         if path[:-1] != above:
@@ -65,7 +66,7 @@ def select(changes: Iterable[Change], wanted: Position, ignored: Position | None
         last = path[-1:]
         position = _at(want, last)
         if position is not None:
-            touched = _touched(change, position, _at(leave, last))
+            touched = _touched(change, position, None if leave is None else _at(leave, last))
             found += touched if len(found) + len(touched) <= MAX_CHANGES else [change] if touched else []
     return found
 

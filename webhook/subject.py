@@ -76,7 +76,10 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def sides(self) -> tuple[Mapping[str, Any], ...]:
         """Old and new object, as far as they are there."""
-        return tuple(side for side in (self.old, self.new) if side is not None)
+        old, new = self.old, self.new
+        if old is None:
+            return () if new is None else (new,)
+        return (old,) if new is None else (old, new)
 
 
 def subject_of(review: Review, objects: Objects, *, children: bool) -> Subject | None:
@@ -87,6 +90,8 @@ def subject_of(review: Review, objects: Objects, *, children: bool) -> Subject |
     ref = place_of(review)
     group, kind = review.kind.group, review.kind.kind
     match review.subresource, review.operation:
+        case "", "CREATE" | "UPDATE":
+            return Subject(ref=ref, group=group, kind=kind, old=review.old, new=review.new)
         case "scale", "UPDATE":
             return _scaled(review, objects)
         case "eviction", "CREATE":
@@ -97,7 +102,7 @@ def subject_of(review: Review, objects: Objects, *, children: bool) -> Subject |
             )
         case "", "DELETE":
             return Subject(ref=ref, group=group, kind=kind, old=review.old, new=None, deletion=True, verb="delete")
-        case ("", "CREATE") | (_, "UPDATE") if kind not in _PARTS:
+        case _, "UPDATE" if kind not in _PARTS:
             verb = _INTRUSIONS.get(review.subresource, "")
             return Subject(
                 ref=ref, group=group, kind=kind, old=review.old, new=review.new, intrusion=bool(verb), verb=verb

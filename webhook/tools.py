@@ -270,7 +270,9 @@ def claims(obj: Mapping[str, Any], markers: Iterable[Marker] = MARKERS) -> list[
     if not labels and not annotations:
         return []
     found = []
-    for marker in [marker for marker in markers if marker.first in labels or marker.first in annotations]:
+    for marker in markers:
+        if marker.first not in labels and marker.first not in annotations:
+            continue
         if not (_has(labels, marker.labels) and _has(annotations, marker.annotations)):
             continue
         if marker.names_object is not None:
