@@ -119,12 +119,12 @@ def is_meant(candidate: Candidate, managers: Sequence[Claim], subject: Subject, 
         return False
     if match.tools is not None and not any(claim.managed_by.tool in match.tools for claim in managers):
         return False
-    return _selects_labels(policy, subject)
+    return match.object_selector is None or _selects_labels(policy, subject)
 
 
-def with_owner(candidate: Candidate, owner: ObjectRef | None) -> Candidate:
+def with_owner(candidate: Candidate, owner: ObjectRef) -> Candidate:
     """``candidate``, about all of a child whose owner it names, whatever else it names."""
-    if candidate.whole or owner is None or not candidate.policy.match.names(owner.group, owner.resource, ""):
+    if candidate.whole or not candidate.policy.match.names(owner.group, owner.resource, ""):
         return candidate
     return msgspec.structs.replace(candidate, whole=candidate.policy.children)
 

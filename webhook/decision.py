@@ -174,7 +174,7 @@ def _weigh(context: Context, subject: Subject, candidates: Sequence[Candidate]) 
     if not found and any(candidate.policy.children for candidate in candidates):
         subject, found, owner = owned(context, subject)
     meant = [
-        with_owner(c, owner)
+        c if owner is None else with_owner(c, owner)
         for c in candidates
         if is_meant(c, found, subject, owner) and context.find(c.policy.trusted) is None
     ]

@@ -126,7 +126,8 @@ class Writers:
 
     def find(self, user: UserInfo) -> Writer | None:
         """The writer that ``user`` is, or None."""
-        account = service_account(user.username)
+        name = user.username
+        account = service_account(name) if name.startswith(_SERVICE_ACCOUNT) else None
         if account is not None:
             for writer in self._accounts.get(account, ()) if not self._globs else self._named(account):
                 if bears(user, writer.verify):
@@ -134,7 +135,7 @@ class Writers:
             # It may also be listed by its full user name or a group; it must prove itself there, too.
             if not user.uid:
                 return None
-        found = self._users.get(user.username)
+        found = self._users.get(name)
         if found is not None:
             return found
         if self._groups:

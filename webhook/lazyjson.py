@@ -6,7 +6,7 @@ is not asked for costs no more than to be skipped, and two objects are compared 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import compress
 from operator import ne
 from typing import Any, Final, TypeAlias
@@ -98,27 +98,24 @@ class LazyMetadata(Mapping[str, Any]):
         value = values.get(key, _ABSENT)
         if value is not _ABSENT:
             return value
-        raw = self._part(key)
-        if raw is _NOTHING:
+        raw = self.part(key)
+        if raw is None:
             return default
         value = values[key] = _decoded(raw, self._place)
         return value
 
-    def _part(self, key: str) -> Raw:
+    def part(self, key: str) -> Raw | None:
+        """The bytes of a field; None if it is not there."""
         attribute = _ATTRIBUTES.get(key)
-        if attribute is not None:
-            raw: Raw = getattr(self._fields, attribute)
-            return raw
-        return self.raw.get(key, _NOTHING) if key == _MANAGED_FIELDS else _NOTHING
+        if attribute is None:
+            return self.raw.get(key) if key == _MANAGED_FIELDS else None
+        raw: Raw = getattr(self._fields, attribute)
+        return None if raw is _NOTHING else raw
 
     @property
     def raw(self) -> dict[str, Raw]:
         """The bytes of each field, read anew."""
         return _split(self._raw)
-
-    def parts(self, names: Iterable[str]) -> dict[str, Raw]:
-        """The bytes of these fields, as far as they are there."""
-        return {name: raw for name in names if (raw := self._part(name)) is not _NOTHING}
 
     def differing(self, other: LazyMetadata) -> list[str]:
         """The fields other than managedFields that have other bytes in ``other``, or are in one of both alone."""
@@ -135,7 +132,7 @@ class LazyMetadata(Mapping[str, Any]):
         return value
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self._part(key) is not _NOTHING
+        return isinstance(key, str) and self.part(key) is not None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.raw)
@@ -198,10 +195,9 @@ class LazyObject(Mapping[str, Any]):
             return _decoded(raw, self._place)
         return self.metadata
 
-    def parts(self, names: Iterable[str]) -> dict[str, Raw]:
-        """The bytes of these fields, as far as they are there."""
-        raw = self.raw
-        return {name: raw[name] for name in names if name in raw}
+    def part(self, key: str) -> Raw | None:
+        """The bytes of a field; None if it is not there."""
+        return self.raw.get(key)
 
     def differing(self, other: LazyObject) -> list[str]:
         """The fields that have other bytes in ``other``, or are there in one of both alone."""
@@ -255,11 +251,6 @@ def decoded(value: Any) -> Any:
         return _decoded(value, "the review")
 
 
-def is_split(fields: Mapping[str, Any]) -> bool:
-    """Whether the values of a map are not decoded yet."""
-    return type(next(iter(fields.values()), None)) is Raw
-
-
 def whole(value: Any) -> Any:
     """``value``, decoded if it, or what :func:`split` has made of it, is not yet.
 
@@ -271,8 +262,8 @@ def whole(value: Any) -> Any:
 
 
 def _whole_map(value: Any) -> Any:
-    if type(value) is dict:
-        return {name: decoded(part) for name, part in value.items()} if is_split(value) else value
+    if type(value) is dict and type(next(iter(value.values()), None)) is Raw:
+        return {name: decoded(part) for name, part in value.items()}
     return decoded(value)
 
 

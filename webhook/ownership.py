@@ -97,12 +97,16 @@ def _declaring(obj: Mapping[str, Any], managers: Globs) -> list[OwnedFields]:
 def own_entries(obj: Mapping[str, Any], managers: Globs) -> list[Entry]:
     """The entries of ``managers`` in the object's managedFields, but for those of its subresources."""
     metadata = meta.metadata_of(obj)
-    known = metadata.own if type(metadata) is LazyMetadata else {}
-    own = known.get(managers.patterns)
+    if type(metadata) is not LazyMetadata:
+        return _own(entries(obj), managers)
+    own = metadata.own.get(managers.patterns)
     if own is None:
-        own = [e for e in entries(obj) if not e.subresource and managers.matches(e.manager or "") and e.has_fields]
-        known[managers.patterns] = own
+        own = metadata.own[managers.patterns] = _own(metadata.entries, managers)
     return own
+
+
+def _own(every: Iterable[Entry], managers: Globs) -> list[Entry]:
+    return [e for e in every if not e.subresource and managers.matches(e.manager or "") and e.has_fields]
 
 
 def as_called(entry: Entry, obj: Mapping[str, Any]) -> OwnedFields:

@@ -140,7 +140,7 @@ class Policy:
     break_glass: BreakGlass | None = None
     field_managers: Globs
     # No arguments: a policy that is made of another one has its own.
-    _managers: dict[tuple[int, ...], Globs] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _managers: dict[tuple[Marker, ...], Globs] = field(default_factory=dict, init=False, repr=False, compare=False)
     _protected: dict[tuple[str, str], PathSet | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -148,11 +148,10 @@ class Policy:
 
     def managers(self, markers: tuple[Marker, ...]) -> Globs:
         """The names in managedFields whose fields count as declared on an object with these markers."""
-        key = tuple([id(marker) for marker in markers])
-        found = self._managers.get(key)
+        found = self._managers.get(markers)
         if found is None:
             found = Globs((*self.field_managers.patterns, *(name for m in markers for name in m.managers)))
-            self._managers[key] = found
+            self._managers[markers] = found
         return found
 
     def let_be(self, settled: PathSet, allowance: PathSet | None) -> PathSet:

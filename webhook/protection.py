@@ -211,10 +211,16 @@ def _changes(review: Review, subject: Subject, managers: Globs) -> list[Change]:
 
 def _differing(old: Any, new: Any, noise: Set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields of two maps that may have changed, and are none of ``noise``; not decoded where neither map is."""
-    if type(old) is type(new) and type(old) in _LAZY:
-        names = [name for name in old.differing(new) if name not in noise]
-        return old.parts(names), new.parts(names)
-    before, after = ({name: side[name] for name in side if name not in noise} for side in (old, new))
+    if type(old) is not type(new) or type(old) not in _LAZY:
+        return {n: v for n, v in old.items() if n not in noise}, {n: v for n, v in new.items() if n not in noise}
+    before: dict[str, Any] = {}
+    after: dict[str, Any] = {}
+    for name in old.differing(new):
+        if name not in noise:
+            if (part := old.part(name)) is not None:
+                before[name] = part
+            if (part := new.part(name)) is not None:
+                after[name] = part
     return before, after
 
 

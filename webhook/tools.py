@@ -48,7 +48,7 @@ class Identity:
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Marker:
     """One way in which a tool marks an object.
 
