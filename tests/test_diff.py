@@ -92,6 +92,13 @@ def test_an_only_key_that_is_left_out_has_its_default_too() -> None:
     assert changes(old, new, schema) == [(f"{item}.number", "changed"), (f"{item}.protocol", "added")]
 
 
+def test_a_field_without_a_name_is_no_key() -> None:
+    old = pod(containers=[{"name": "a", "ports": [{"": "x", "containerPort": 80}, {"": "x", "containerPort": 81}]}])
+    new = pod(containers=[{"name": "a", "ports": [{"": "x", "containerPort": 81}]}])
+    place = "spec.template.spec.containers[name=a].ports[containerPort=80,protocol=TCP]"
+    assert changes(old, new, DEPLOYMENT) == [(place, "removed")]
+
+
 def test_keys_of_different_types_are_different_items() -> None:
     schema = schema_of({"f:l": {'k:{"id":1}': {}}})
     assert changes({"l": [{"id": 1}]}, {"l": [{"id": "1"}]}, schema) == [("l[id=1]", "removed"), ("l[id=1]", "added")]

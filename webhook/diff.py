@@ -334,7 +334,7 @@ def _places(old: list[Any], new: list[Any], list_type: ListType) -> list[_Place]
 def _by_key(items: list[Any], list_type: ListType) -> dict[_Key, list[Any]] | None:
     """The items by what tells them apart, whatever its type is; None if one has no such thing."""
     found: dict[_Key, list[Any]] = {}
-    name = list_type[0] if len(list_type) == 1 else ""
+    name = list_type[0] if len(list_type) == 1 else None
     for item in items:
         # Most have a name.
         key = decoded(item[name]) if type(item) is dict and name in item else None

@@ -70,7 +70,7 @@ class _ObjectMeta(Struct, kw_only=True, forbid_unknown_fields=True, rename="came
 
 _MANAGED_FIELDS: Final = "managedFields"
 _OTHER_FIELDS: Final = _ObjectMeta.__struct_encode_fields__[:-1]
-_ATTRIBUTES: Final = dict(zip(_OTHER_FIELDS, _ObjectMeta.__struct_fields__, strict=False))
+_ATTRIBUTES: Final = dict(zip(_OTHER_FIELDS, _ObjectMeta.__struct_fields__[:-1], strict=True))
 _object_meta = msgspec.json.Decoder(_ObjectMeta).decode
 
 
