@@ -48,7 +48,10 @@ class Entry(Struct, kw_only=True, dict=True):
 
 
 class _ObjectMeta(Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
-    """All that metadata can have, in the order in which the API server writes it (k8s.io/apimachinery, ObjectMeta)."""
+    """All that metadata can have, in the order in which the API server writes it (k8s.io/apimachinery, ObjectMeta).
+
+    A field that a later Kubernetes may add has metadata decoded whole, which is slower and nothing else.
+    """
 
     name: Raw = _NOTHING
     generate_name: Raw = _NOTHING
@@ -75,9 +78,10 @@ _object_meta = msgspec.json.Decoder(_ObjectMeta).decode
 
 
 class LazyMetadata(Mapping[str, Any]):
-    """The metadata of an object as a map that cannot be changed; of managedFields, most of it, no more is read.
+    """The metadata of an object as a map that cannot be changed.
 
-    ``entries`` are those of managedFields, and ``own`` is for those of some managers, once somebody has asked for them.
+    ``entries`` are those of managedFields, which are most of it; ``own`` is for those of some managers, by their names,
+    once somebody has asked for them.
     """
 
     __slots__ = ("_compared", "_fields", "_place", "_raw", "_values", "entries", "own")
