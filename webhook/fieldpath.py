@@ -84,8 +84,6 @@ Identity: TypeAlias = tuple[tuple[type, ...], tuple[Any, ...]]
 MAX_TEXT: Final = 2000
 # Characters of a name whose text is kept: those of real fields have thirty, and a thousand of them take little memory.
 _SHORT: Final = 64
-# Elements that are written at once: all of a real path.
-_STRIDE: Final = 16
 
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
@@ -104,18 +102,15 @@ def format_path(path: Path) -> str:
     At most MAX_TEXT characters of it, so that a thousand places of a hostile object fit into memory.
     """
     text = ""
-    for start in range(0, len(path), _STRIDE):
-        text += "".join(
-            [_field_text(e) if isinstance(e, str) else _element_text(e) for e in path[start : start + _STRIDE]]
-        )
+    for element in path:
+        if isinstance(element, str):
+            text += _short_text(element) if len(element) <= _SHORT else _named(element[: MAX_TEXT + 1])
+        else:
+            text += _element_text(element)
         if len(text) > MAX_TEXT + 1:
             return text.removeprefix(".")[: MAX_TEXT - 1] + "…"
     text = text.removeprefix(".")
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
-
-
-def _field_text(name: str) -> str:
-    return _short_text(name) if len(name) <= _SHORT else _named(name[: MAX_TEXT + 1])
 
 
 def _element_text(element: Item | Member | Index) -> str:
