@@ -77,3 +77,11 @@ def test_an_object_that_came_in_its_place_says_nothing_of_it() -> None:
 )
 def test_nothing_is_looked_up_where_that_changes_nothing(old: Json, policies: Snapshot) -> None:
     assert decide(review(old, config_map("a", a="1", b="2")), policies, {}, NOW).allowed
+
+
+def test_a_custom_resource_whose_kind_has_the_name_of_a_part_is_an_object_like_any_other() -> None:
+    old = {**config_map("a", a="1"), "apiVersion": "example.com/v1", "kind": "EphemeralContainers"}
+    old["metadata"]["managedFields"][0]["apiVersion"] = "example.com/v1"
+    new = {**old, "data": {"a": "2"}}
+    refused = decide(review(old, new), DECLARED, {}, NOW)
+    assert [field.path for each in refused.violations for field in each.fields] == ["data.a"]
