@@ -119,7 +119,7 @@ def is_meant(candidate: Candidate, managers: Sequence[Claim], subject: Subject, 
         return False
     if match.tools is not None and not any(claim.managed_by.tool in match.tools for claim in managers):
         return False
-    return match.object_selector is None or _selects_labels(policy, subject)
+    return _selects_labels(policy, subject)
 
 
 def with_owner(candidate: Candidate, owner: ObjectRef) -> Candidate:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import repeat
 from typing import Any, Final, TypeAlias
 
 from webhook.diff import Change
 from webhook.equality import strictly_equal
 from webhook.fieldpath import Element, Index, Path
 from webhook.globs import Globs
-from webhook.lazyjson import Entry
 from webhook.ownership import as_called, own_entries, owning
 from webhook.positions import Fields, HeldValue, element_of
 
@@ -26,19 +24,11 @@ def disowned(old: Mapping[str, Any], new: Mapping[str, Any], managers: Globs, ch
     """
     ours, theirs = own_entries(old, managers), own_entries(new, managers)
     version = old.get("apiVersion")
-    if version == new.get("apiVersion"):
-        # What is the same in both was not taken away.
-        if len(ours) == len(theirs) and all(map(_are_same, ours, theirs, repeat(version))):
-            return False
-        kept = {bytes(entry.raw) for entry in theirs if entry.api_version == version}
-        if all(entry.api_version == version and bytes(entry.raw) in kept for entry in ours):
-            return False
+    # What is the same in both was not taken away.
+    if version == new.get("apiVersion") and ours == theirs and all(entry.api_version == version for entry in ours):
+        return False
     before, after = [as_called(each, old).node for each in ours], [as_called(each, new).node for each in theirs]
     return _any_lost(before, after, old, new, changes)
-
-
-def _are_same(one: Entry, other: Entry, version: object) -> bool:
-    return one.api_version == other.api_version == version and one.raw == other.raw
 
 
 def disowned_child(old: Mapping[str, Any], new: Mapping[str, Any], changes: Sequence[Change] = ()) -> bool:

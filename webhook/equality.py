@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 from msgspec import Raw
 
-from webhook.lazyjson import LazyMetadata, LazyObject, decoded
+from webhook.lazyjson import LAZY, LazyMetadata, LazyObject, decoded, is_split
 
 #: What strictly_equal found of pairs of containers, by their ids: for as long as they live.
 Known: TypeAlias = dict[tuple[int, int], bool]
@@ -27,9 +27,7 @@ def strictly_equal(old: Any, new: Any, known: Known | None = None) -> bool:
     if kind is not type(new):
         return False
     if kind is not dict and kind is not list:
-        if kind is LazyObject or kind is LazyMetadata:
-            return _same_maps(old, new)
-        return bool(old == new)
+        return _same_maps(old, new) if kind in LAZY else bool(old == new)
     if known is not None:
         return _equal_once(old, new, known)
     return bool(old == new) and alike(old, new)
@@ -45,7 +43,7 @@ def alike(old: Any, new: Any) -> bool:
         return False
     if kind is dict:
         # Bytes have no types to be strict about: see lazyjson.split.
-        if type(next(iter(old.values()), None)) is Raw:
+        if is_split(old):
             return True
     elif kind is not list:
         return True

@@ -54,14 +54,13 @@ class Globs:
     ``patterns`` is what was given, sorted and without repetitions. Raises ValueError as :class:`Glob` does.
     """
 
-    __slots__ = ("_exact", "_globs", "_hash", "_prefixes", "patterns")
+    __slots__ = ("_exact", "_globs", "_prefixes", "patterns")
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
         self.patterns = tuple(sorted(set(patterns)))
         self._exact = frozenset(pattern for pattern in self.patterns if not is_glob(pattern))
         self._globs = tuple(Glob(pattern) for pattern in self.patterns if is_glob(pattern))
         self._prefixes = tuple(glob.prefix for glob in self._globs)
-        self._hash = hash(self.patterns)
 
     def matches(self, text: str) -> bool:
         """Whether any pattern matches the whole of ``text``; no pattern matches nothing."""
@@ -77,7 +76,7 @@ class Globs:
         return self.patterns == other.patterns if isinstance(other, Globs) else NotImplemented
 
     def __hash__(self) -> int:
-        return self._hash
+        return hash(self.patterns)
 
     def __repr__(self) -> str:
         return f"Globs({list(self.patterns)!r})"

@@ -126,8 +126,7 @@ class Writers:
 
     def find(self, user: UserInfo) -> Writer | None:
         """The writer that ``user`` is, or None."""
-        name = user.username
-        account = service_account(name) if name.startswith(_SERVICE_ACCOUNT) else None
+        account = service_account(user.username)
         if account is not None:
             for writer in self._accounts.get(account, ()) if not self._globs else self._named(account):
                 if bears(user, writer.verify):
@@ -135,7 +134,7 @@ class Writers:
             # It may also be listed by its full user name or a group; it must prove itself there, too.
             if not user.uid:
                 return None
-        found = self._users.get(name)
+        found = self._users.get(user.username)
         if found is not None:
             return found
         if self._groups:

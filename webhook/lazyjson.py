@@ -6,10 +6,11 @@ is not asked for costs no more than to be skipped, and two objects are compared 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from itertools import compress
 from operator import ne
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 import msgspec
 from msgspec import Raw, Struct, field
@@ -77,22 +78,58 @@ _ATTRIBUTES: Final = dict(zip(_OTHER_FIELDS, _ObjectMeta.__struct_fields__[:-1],
 _object_meta = msgspec.json.Decoder(_ObjectMeta).decode
 
 
-class LazyMetadata(Mapping[str, Any]):
+class _Lazy(Mapping[str, Any]):
+    """What a map that cannot be changed has in common, be it an object or its metadata."""
+
+    __slots__ = ("_compared", "_place", "_values")
+
+    _place: str
+    _values: dict[str, Any]
+    _compared: tuple[Self, list[str]] | None
+
+    @property
+    @abstractmethod
+    def raw(self) -> dict[str, Raw]:
+        """The bytes of each field."""
+
+    @abstractmethod
+    def _differing(self, other: Self) -> list[str]: ...
+
+    def differing(self, other: Self) -> list[str]:
+        """The fields that have other bytes in ``other``, or are there in one of both alone; but for managedFields."""
+        if self._compared is None or self._compared[0] is not other:
+            self._compared = other, self._differing(other)
+        return self._compared[1]
+
+    def __getitem__(self, key: str) -> Any:
+        value = self.get(key, _ABSENT)
+        if value is _ABSENT:
+            raise KeyError(key)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.raw)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+
+class LazyMetadata(_Lazy):
     """The metadata of an object as a map that cannot be changed.
 
     ``entries`` are those of managedFields, which are most of it; ``own`` is for those of some managers, by their names,
     once somebody has asked for them.
     """
 
-    __slots__ = ("_compared", "_fields", "_place", "_raw", "_values", "entries", "own")
+    __slots__ = ("_fields", "_raw", "entries", "own")
 
     def __init__(self, raw: Raw, place: str) -> None:
         """Read it. Raises msgspec.DecodeError for what no API server sends."""
-        self._raw = raw
         self._place = place
+        self._values = {}
+        self._compared = None
+        self._raw = raw
         self._fields = _object_meta(raw)
-        self._values: dict[str, Any] = {}
-        self._compared: tuple[LazyMetadata, list[str]] | None = None
         self.entries: Final = self._fields.managed_fields
         self.own: Final[dict[tuple[str, ...], list[Entry]]] = {}
 
@@ -121,31 +158,16 @@ class LazyMetadata(Mapping[str, Any]):
         """The bytes of each field, read anew."""
         return _split(self._raw)
 
-    def differing(self, other: LazyMetadata) -> list[str]:
-        """The fields other than managedFields that have other bytes in ``other``, or are in one of both alone."""
-        if self._compared is None or self._compared[0] is not other:
-            ours, theirs = msgspec.structs.astuple(self._fields), msgspec.structs.astuple(other._fields)
-            # managedFields come last.
-            self._compared = other, list(compress(_OTHER_FIELDS, map(ne, ours, theirs)))
-        return self._compared[1]
-
-    def __getitem__(self, key: str) -> Any:
-        value = self.get(key, _ABSENT)
-        if value is _ABSENT:
-            raise KeyError(key)
-        return value
+    def _differing(self, other: LazyMetadata) -> list[str]:
+        ours, theirs = msgspec.structs.astuple(self._fields), msgspec.structs.astuple(other._fields)
+        # managedFields come last.
+        return list(compress(_OTHER_FIELDS, map(ne, ours, theirs)))
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self.part(key) is not None
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.raw)
 
-    def __len__(self) -> int:
-        return len(self.raw)
-
-
-class LazyObject(Mapping[str, Any]):
+class LazyObject(_Lazy):
     """An object of Kubernetes as a map that cannot be changed.
 
     ``raw`` has the bytes of each field; ``place`` is where it comes from, for an error. A field that turns out to be no
@@ -153,13 +175,15 @@ class LazyObject(Mapping[str, Any]):
     as no API server sends.
     """
 
-    __slots__ = ("_compared", "_place", "_values", "metadata", "raw")
+    __slots__ = ("metadata", "raw")
+
+    raw: dict[str, Raw]
 
     def __init__(self, raw: dict[str, Raw], place: str) -> None:
-        self.raw = raw
         self._place = place
-        self._values: dict[str, Any] = {}
-        self._compared: tuple[LazyObject, list[str]] | None = None
+        self._values = {}
+        self._compared = None
+        self.raw = raw
         self.metadata: LazyMetadata | None = None
 
     @classmethod
@@ -203,30 +227,19 @@ class LazyObject(Mapping[str, Any]):
         """The bytes of a field; None if it is not there."""
         return self.raw.get(key)
 
-    def differing(self, other: LazyObject) -> list[str]:
-        """The fields that have other bytes in ``other``, or are there in one of both alone."""
-        if self._compared is None or self._compared[0] is not other:
-            ours, theirs = self.raw, other.raw
-            names = [name for name, raw in ours.items() if raw != theirs.get(name)]
-            if ours.keys() != theirs.keys():
-                names += [name for name in theirs if name not in ours]
-            self._compared = other, names
-        return self._compared[1]
-
-    def __getitem__(self, key: str) -> Any:
-        value = self.get(key, _ABSENT)
-        if value is _ABSENT:
-            raise KeyError(key)
-        return value
+    def _differing(self, other: LazyObject) -> list[str]:
+        ours, theirs = self.raw, other.raw
+        names = [name for name, raw in ours.items() if raw != theirs.get(name)]
+        if ours.keys() != theirs.keys():
+            names += [name for name in theirs if name not in ours]
+        return names
 
     def __contains__(self, key: object) -> bool:
         return key in self.raw
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.raw)
 
-    def __len__(self) -> int:
-        return len(self.raw)
+#: The types of maps that are not decoded.
+LAZY: Final = frozenset({LazyMetadata, LazyObject})
 
 
 def split(one: Raw, other: Raw) -> tuple[Any, Any]:
@@ -255,6 +268,11 @@ def decoded(value: Any) -> Any:
         return _decoded(value, "the review")
 
 
+def is_split(fields: Mapping[str, Any]) -> bool:
+    """Whether the values of a map are not decoded yet."""
+    return type(next(iter(fields.values()), None)) is Raw
+
+
 def whole(value: Any) -> Any:
     """``value``, decoded if it, or what :func:`split` has made of it, is not yet.
 
@@ -266,7 +284,7 @@ def whole(value: Any) -> Any:
 
 
 def _whole_map(value: Any) -> Any:
-    if type(value) is dict and type(next(iter(value.values()), None)) is Raw:
+    if type(value) is dict and is_split(value):
         return {name: decoded(part) for name, part in value.items()}
     return decoded(value)
 

@@ -164,7 +164,7 @@ def _glass(refusal: Refusal) -> list[str]:
 
 
 def _clip(text: str, limit: int) -> str:
-    return text if len(text) <= limit and text.isprintable() else cut(escaped(text), limit)
+    return cut(escaped(text), limit)
 
 
 def _fit(head: list[str], fields: list[str], tail: list[str]) -> str:

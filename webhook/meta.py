@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeGuard
 
-from webhook.lazyjson import LazyMetadata, LazyObject
+from webhook.lazyjson import LAZY, LazyObject
 
 Object = Mapping[str, Any]
 
@@ -14,7 +14,7 @@ _EMPTY: Final[Mapping[str, Any]] = {}
 
 def is_map(value: Any) -> TypeGuard[Mapping[str, Any]]:
     """Whether ``value`` is a map of an object, be it decoded or not."""
-    return isinstance(value, dict) or type(value) is LazyObject or type(value) is LazyMetadata
+    return isinstance(value, dict) or type(value) in LAZY
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from webhook.case import Case, Context
 from webhook.diff import Change, differences
 from webhook.disowning import disowned, disowned_child
 from webhook.globs import Globs
-from webhook.lazyjson import LazyMetadata, LazyObject
+from webhook.lazyjson import LAZY
 from webhook.listkeys import Schema
 from webhook.ownership import declared, field_documents, made_by_controller
 from webhook.patterns import PathSet
@@ -45,7 +45,6 @@ _SERVER_METADATA: Final = frozenset(
     }
 )
 _STATUS: Final = frozenset({"status"})
-_LAZY: Final = frozenset({LazyObject, LazyMetadata})
 _NO_NOISE: Final[frozenset[str]] = frozenset()
 
 
@@ -172,7 +171,7 @@ def judge(context: Context, case: Case, settled: PathSet) -> list[Judged]:
             violated = intruded or bool(own[policy.name] or always)
         if violated and _in_selected_namespace(review, policy, subject, context.objects):
             judged.append(policy)
-    guardian = min((p for p in judged if p.name in base), key=guardian_rank, default=None) if base else None
+    guardian = min((p for p in judged if p.name in base), key=guardian_rank, default=None)
     result = []
     for policy in judged:
         findings = list(own.get(policy.name, ()))
@@ -211,7 +210,7 @@ def _changes(review: Review, subject: Subject, managers: Globs) -> list[Change]:
 
 def _differing(old: Any, new: Any, noise: Set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields of two maps that may have changed, and are none of ``noise``; not decoded where neither map is."""
-    if type(old) is not type(new) or type(old) not in _LAZY:
+    if type(old) is not type(new) or type(old) not in LAZY:
         return {n: v for n, v in old.items() if n not in noise}, {n: v for n, v in new.items() if n not in noise}
     before: dict[str, Any] = {}
     after: dict[str, Any] = {}

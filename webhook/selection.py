@@ -66,7 +66,7 @@ def select(changes: Iterable[Change], wanted: Position, ignored: Position | None
         last = path[-1:]
         position = _at(want, last)
         if position is not None:
-            touched = _touched(change, position, None if leave is None else _at(leave, last))
+            touched = _touched(change, position, _at(leave, last))
             found += touched if len(found) + len(touched) <= MAX_CHANGES else [change] if touched else []
     return found
 
